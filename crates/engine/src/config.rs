@@ -1,0 +1,237 @@
+//! What one user-mode network is: its addresses and its rules, resolved and checked.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use vmlan_wire::Mac;
+
+/// A user-mode network. Build it with [`Config::new`], then change fields.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub ipv4: Ipv4Net,
+    /// The router that guests see.
+    pub gateway: Ipv4Addr,
+    /// `host.lima.internal`: leads to the host's loopback.
+    pub host: Ipv4Addr,
+    pub dns: Ipv4Addr,
+    /// First address of the DHCP pool.
+    pub first_guest: Ipv4Addr,
+    pub ipv6: Ipv6Net,
+    pub gateway_mac: Mac,
+    /// Bytes of an IP packet, header included; 576 to 65520.
+    pub mtu: u16,
+    /// Search domains for DHCP and RA.
+    pub search: Vec<String>,
+    pub host_loopback: HostLoopback,
+    /// Seed of every hash, sequence number and choice; random in production.
+    pub seed: [u8; 16],
+    /// Flows that one guest may hold at once, of each protocol.
+    pub max_flows: usize,
+    /// Unix time at engine time zero, for lease files and captures; 0 if unknown.
+    pub epoch: u64,
+}
+
+/// An IPv4 subnet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv4Net {
+    pub network: Ipv4Addr,
+    pub prefix: u8,
+}
+
+/// The network's ULA prefix (RFC 4193), always /64, with the addresses the engine answers for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv6Net {
+    pub prefix: Ipv6Addr,
+}
+
+/// Which ports of the host's loopback a guest may reach through the host alias.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostLoopback {
+    All,
+    Ports(BTreeSet<u16>),
+    None,
+}
+
+/// Why a network cannot be as asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("subnet {0} is too small: gateway, host, DNS and one guest need a /29 or larger")]
+    TooSmall(Ipv4Net),
+    #[error("subnet {0} is not a private or shared range that guests could use")]
+    NotUsable(Ipv4Net),
+    #[error("gateway {gateway} is not a host address of {subnet}")]
+    GatewayOutside { gateway: Ipv4Addr, subnet: Ipv4Net },
+    #[error("MTU {0} is outside 576 to 65520")]
+    Mtu(u32),
+}
+
+impl Config {
+    /// The network `subnet` with vmlan's addressing: host `.2`, DNS `.3`, gateway as given or
+    /// `.2`. On the default network (gateway and host both `.2`) the first guest is `.15`;
+    /// elsewhere the pool starts after the reserved addresses.
+    pub fn new(
+        subnet: Ipv4Net,
+        gateway: Option<Ipv4Addr>,
+        seed: [u8; 16],
+    ) -> Result<Self, ConfigError> {
+        if subnet.prefix > 29 {
+            return Err(ConfigError::TooSmall(subnet));
+        }
+        let first = subnet.network.octets()[0];
+        if subnet.prefix < 8 || first == 0 || first == 127 || first >= 224 {
+            return Err(ConfigError::NotUsable(subnet));
+        }
+        let host = subnet.nth(2);
+        let dns = subnet.nth(3);
+        let gateway = gateway.unwrap_or(host);
+        if !subnet.is_host(gateway) || gateway == dns {
+            return Err(ConfigError::GatewayOutside { gateway, subnet });
+        }
+        let first_guest = if gateway == host && subnet.prefix <= 27 { 15 } else { 4 };
+        let [a, b, c, d] = gateway.octets();
+        Ok(Self {
+            ipv4: subnet,
+            gateway,
+            host,
+            dns,
+            first_guest: subnet.nth(first_guest),
+            ipv6: Ipv6Net::for_subnet(subnet),
+            gateway_mac: Mac([0x52, 0x55, a, b, c, d]),
+            mtu: 65520,
+            search: Vec::new(),
+            host_loopback: HostLoopback::All,
+            seed,
+            max_flows: 16_384,
+            epoch: 0,
+        })
+    }
+
+    /// Whether the engine itself owns this address.
+    pub fn is_own(&self, addr: IpAddr) -> bool {
+        match addr {
+            IpAddr::V4(a) => a == self.gateway || a == self.host || a == self.dns,
+            IpAddr::V6(a) => {
+                let v6 = &self.ipv6;
+                a == v6.gateway() || a == v6.host() || a == v6.dns() || a == self.link_local()
+            }
+        }
+    }
+
+    /// Whether this is an address of the host alias: the gateway's answer for it as well.
+    pub fn is_host_alias(&self, addr: IpAddr) -> bool {
+        match addr {
+            IpAddr::V4(a) => a == self.host || a == self.gateway,
+            IpAddr::V6(a) => a == self.ipv6.host() || a == self.ipv6.gateway(),
+        }
+    }
+
+    /// Whether DNS is answered at this address: `.3`, and the gateway and host as well.
+    pub fn is_dns(&self, addr: IpAddr) -> bool {
+        self.is_own(addr)
+    }
+
+    /// Whether an address belongs to this network.
+    pub fn contains(&self, addr: IpAddr) -> bool {
+        match addr {
+            IpAddr::V4(a) => self.ipv4.contains(a),
+            IpAddr::V6(a) => self.ipv6.contains(a) || a.is_unicast_link_local(),
+        }
+    }
+
+    /// The gateway's link-local address, EUI-64 of its MAC (RFC 4291 appendix A).
+    pub fn link_local(&self) -> Ipv6Addr {
+        eui64([0xfe80, 0, 0, 0], self.gateway_mac)
+    }
+}
+
+/// `prefix` completed with the interface identifier made from a MAC.
+pub fn eui64(prefix: [u16; 4], mac: Mac) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.0;
+    let [p0, p1, p2, p3] = prefix;
+    let word = |high: u8, low: u8| u16::from_be_bytes([high, low]);
+    Ipv6Addr::new(p0, p1, p2, p3, word(a ^ 2, b), word(c, 0xff), word(0xfe, d), word(e, f))
+}
+
+impl Ipv4Net {
+    /// `None` when the prefix is longer than 32.
+    pub fn new(addr: Ipv4Addr, prefix: u8) -> Option<Self> {
+        let mut net = Self { network: addr, prefix };
+        if prefix > 32 {
+            return None;
+        }
+        net.network = Ipv4Addr::from_bits(addr.to_bits() & net.mask().to_bits());
+        Some(net)
+    }
+
+    pub fn mask(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0))
+    }
+
+    pub fn broadcast(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.network.to_bits() | !self.mask().to_bits())
+    }
+
+    pub fn contains(&self, addr: Ipv4Addr) -> bool {
+        addr.to_bits() & self.mask().to_bits() == self.network.to_bits()
+    }
+
+    /// Inside, and neither the network nor the broadcast address.
+    pub fn is_host(&self, addr: Ipv4Addr) -> bool {
+        self.contains(addr) && addr != self.network && addr != self.broadcast()
+    }
+
+    /// The address `n` above the network address.
+    pub fn nth(&self, n: u32) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.network.to_bits().wrapping_add(n))
+    }
+}
+
+impl std::fmt::Display for Ipv4Net {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.network, self.prefix)
+    }
+}
+
+impl std::str::FromStr for Ipv4Net {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a subnet such as 192.168.5.0/24");
+        let (addr, prefix) = text.split_once('/').ok_or_else(wrong)?;
+        let (addr, prefix) =
+            (addr.parse().map_err(|_| wrong())?, prefix.parse().map_err(|_| wrong())?);
+        Self::new(addr, prefix).ok_or_else(wrong)
+    }
+}
+
+impl Ipv6Net {
+    /// A prefix that is the same each time for the same IPv4 subnet. It never leaves the host, so
+    /// it needs no randomness.
+    pub fn for_subnet(subnet: Ipv4Net) -> Self {
+        let [a, b, c, d] = subnet.network.octets();
+        let word = |high: u8, low: u8| u16::from_be_bytes([high, low]);
+        let prefix = Ipv6Addr::new(0xfd76, 0x6d6c, word(a, b), word(c, d), 0, 0, 0, 0);
+        Self { prefix }
+    }
+
+    pub fn contains(&self, addr: Ipv6Addr) -> bool {
+        addr.segments()[..4] == self.prefix.segments()[..4]
+    }
+
+    pub fn gateway(&self) -> Ipv6Addr {
+        self.nth(1)
+    }
+
+    pub fn host(&self) -> Ipv6Addr {
+        self.nth(2)
+    }
+
+    pub fn dns(&self) -> Ipv6Addr {
+        self.nth(3)
+    }
+
+    /// The address `n` above the prefix.
+    pub fn nth(&self, n: u64) -> Ipv6Addr {
+        Ipv6Addr::from_bits(self.prefix.to_bits() | u128::from(n))
+    }
+}

@@ -1,0 +1,291 @@
+//! vmlan's virtual network as one machine: a switch, a gateway that answers for itself, and flows
+//! that carry guests' TCP, UDP and ICMP over sockets of the host. It does no I/O and has no clock:
+//! frames, host events, commands and timeouts come in by [`Engine`]'s doors, and what it wants done
+//! goes out by [`Host`] and [`Links`].
+//!
+//! The doors, in the order a loop uses them:
+//! - *frames*: [`Engine::handle_frames`], [`Engine::handle_port_writable`]
+//! - *host events*: [`Engine::handle_host`], [`Engine::handle_dns_answer`]
+//! - *commands*: ports and forwards added and removed, [`Engine::shutdown`]
+//! - *time*: [`Engine::handle_timeout`], to be called at [`Engine::next_timeout`]
+//!
+//! Nothing reachable from a frame panics, blocks, or grows without bound.
+#![forbid(unsafe_code)]
+
+pub mod config;
+mod flow;
+mod forward;
+mod fragment;
+mod gateway;
+mod hash;
+pub mod io;
+mod neighbor;
+mod net;
+mod packet;
+mod policy;
+pub mod snapshot;
+pub mod stats;
+mod switch;
+pub mod time;
+mod timer;
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol};
+use vmlan_wire::{Frame, FrameBatch, OutFrame};
+
+pub use config::Config;
+pub use forward::{Forward, ForwardId};
+pub use io::{Host, Io, Links, PortId, Readiness, SockId, Token};
+pub use stats::{Drop, Stats};
+pub use switch::PortCaps;
+pub use time::Instant;
+
+use flow::{Flows, Origin};
+use forward::Forwards;
+use fragment::Reassembler;
+use gateway::Gateway;
+use net::Net;
+use packet::Packet;
+
+/// One virtual network.
+#[derive(Debug)]
+pub struct Engine {
+    net: Net,
+    gateway: Gateway,
+    flows: Flows,
+    forwards: Forwards,
+    fragments: Reassembler,
+}
+
+impl Engine {
+    pub fn new(config: Config, now: Instant) -> Self {
+        let seed = config.seed;
+        Self {
+            gateway: Gateway::new(&config, now),
+            flows: Flows::new(&config, now),
+            forwards: Forwards::default(),
+            fragments: Reassembler::new(seed),
+            net: Net::new(config),
+        }
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.net.config
+    }
+
+    pub fn stats(&self) -> &Stats {
+        &self.net.stats
+    }
+
+    /// Attaches a guest's link. `None` when all 65,536 ports are taken.
+    pub fn add_port(&mut self, caps: PortCaps) -> Option<PortId> {
+        self.net.switch.add_port(caps)
+    }
+
+    /// Detaches a link. Its guest may come back on another port and go on; flows of a guest that
+    /// does not are reset after a while.
+    pub fn remove_port(&mut self, port: PortId, _io: &mut Io<'_>) {
+        self.net.switch.remove_port(port);
+        self.net.neighbors.forget_port(port);
+    }
+
+    /// Frames from the guest at `port`.
+    pub fn handle_frames(&mut self, port: PortId, batch: &FrameBatch, io: &mut Io<'_>) {
+        for index in 0..batch.len() {
+            let Some(frame) = batch.get(index) else { break };
+            self.net.stats.frames_in += 1;
+            self.net.stats.bytes_in += frame.data.len() as u64;
+            // A segment that continues the train of the one before needs no second look.
+            if self.flows.tcp.take_next(&mut self.net, io, port, batch, index) {
+                continue;
+            }
+            if let Err(reason) = self.frame(port, &frame, io) {
+                self.net.stats.drop(reason);
+            }
+        }
+        self.flows.tcp.end_of_batch(&mut self.net, io, batch);
+        self.flows.udp.end_of_batch(&mut self.net, io);
+        self.tell_learned(io);
+    }
+
+    /// The link of `port` has room again.
+    pub fn handle_port_writable(&mut self, port: PortId, io: &mut Io<'_>) {
+        self.flows.tcp.port_writable(&mut self.net, io, port);
+    }
+
+    /// Something happened to the socket that was opened with `token`.
+    pub fn handle_host(&mut self, token: Token, ready: Readiness, io: &mut Io<'_>) {
+        match token.origin() {
+            Some(Origin::Tcp) => self.flows.tcp.host_ready(&mut self.net, io, token, ready),
+            Some(Origin::Udp) => self.flows.udp.host_ready(&mut self.net, io, token, ready),
+            Some(Origin::Ping) => self.flows.ping.host_ready(&mut self.net, io, token, ready),
+            Some(Origin::Forward) => {
+                self.forwards.host_ready(&mut self.net, &mut self.flows, io, token, ready);
+            }
+            Some(Origin::Dns) | None => {}
+        }
+    }
+
+    /// The answer to a query that the engine sent by [`Host::dns_query`].
+    pub fn handle_dns_answer(&mut self, token: Token, message: &[u8], io: &mut Io<'_>) {
+        self.gateway.dns_answer(&mut self.net, io, token, message);
+    }
+
+    /// Does what is due, and the work that earlier calls left for want of budget.
+    pub fn handle_timeout(&mut self, io: &mut Io<'_>) {
+        self.gateway.handle_timeout(&mut self.net, io);
+        self.flows.handle_timeout(&mut self.net, io);
+        self.forwards.handle_timeout(&mut self.net, &mut self.flows, io);
+        self.fragments.handle_timeout(io.now, &mut self.net.stats);
+    }
+
+    /// When [`Engine::handle_timeout`] has to be called next; a time in the past means at once.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let times = [
+            self.gateway.next_timeout(),
+            self.flows.next_timeout(),
+            self.forwards.next_timeout(),
+            self.fragments.next_timeout(),
+        ];
+        times.into_iter().flatten().min()
+    }
+
+    /// Opens a forward from the host to a guest. The error names the address and the reason.
+    pub fn add_forward(&mut self, forward: Forward, io: &mut Io<'_>) -> Result<ForwardId, String> {
+        self.forwards.add(forward, io)
+    }
+
+    /// Closes a forward's listener; its connections go on. False if there is none.
+    pub fn remove_forward(&mut self, id: ForwardId, io: &mut Io<'_>) -> bool {
+        self.forwards.remove(id, &mut self.flows, io)
+    }
+
+    pub fn forwards(&self) -> impl Iterator<Item = (ForwardId, &Forward)> {
+        self.forwards.iter()
+    }
+
+    /// Ends every flow with a reset on both sides and closes every socket.
+    pub fn shutdown(&mut self, io: &mut Io<'_>) {
+        self.forwards.shutdown(io);
+        self.flows.shutdown(&mut self.net, io);
+    }
+
+    /// One frame: to another guest, to us, or both.
+    fn frame(&mut self, port: PortId, frame: &Frame<'_>, io: &mut Io<'_>) -> Result<(), Drop> {
+        let eth = EthernetFrame::new_checked(frame.data).map_err(|_| Drop::Malformed)?;
+        let (src, dst) = (eth.src_addr(), eth.dst_addr());
+        if !src.is_unicast() || src == self.net.config.gateway_mac {
+            return Err(Drop::Spoofed);
+        }
+        if !self.net.switch.learn(src, port, io.now, &mut self.net.stats) {
+            return Ok(());
+        }
+        if dst == self.net.config.gateway_mac {
+            return self.local(port, &eth, frame, io);
+        }
+        let out = OutFrame::from(*frame);
+        if dst.is_unicast()
+            && let Some(to) = self.net.switch.port_of(dst)
+        {
+            if to == port {
+                return Ok(());
+            }
+            let taken = self.net.switch.transmit(io.links, to, &[out], &mut self.net.stats);
+            return if taken == 1 { Ok(()) } else { Err(Drop::LinkFull) };
+        }
+        self.net.switch.flood(io.links, Some(port), out, &mut self.net.stats);
+        if dst.is_unicast() { Ok(()) } else { self.local(port, &eth, frame, io) }
+    }
+
+    /// A frame for the gateway, or for everybody.
+    fn local(
+        &mut self,
+        port: PortId,
+        eth: &EthernetFrame<&[u8]>,
+        frame: &Frame<'_>,
+        io: &mut Io<'_>,
+    ) -> Result<(), Drop> {
+        match eth.ethertype() {
+            EthernetProtocol::Arp => self.gateway.arp(&mut self.net, io, port, eth),
+            EthernetProtocol::Ipv4 | EthernetProtocol::Ipv6 => {
+                let packet = Packet::parse(port, eth, frame)?;
+                self.check_source(&packet, io)?;
+                self.ip(&packet, io)
+            }
+            _ => Err(Drop::UnknownProtocol),
+        }
+    }
+
+    /// Guests speak for themselves only.
+    fn check_source(&mut self, packet: &Packet<'_>, io: &Io<'_>) -> Result<(), Drop> {
+        let src = packet.src;
+        if src.is_unspecified() {
+            return Ok(());
+        }
+        if !packet::is_unicast(src) || !self.net.config.contains(src) || self.net.config.is_own(src)
+        {
+            return Err(Drop::Source);
+        }
+        let claimed = self.net.neighbors.claim(src, packet.src_mac, packet.port, io.now);
+        if claimed { Ok(()) } else { Err(Drop::Source) }
+    }
+
+    fn ip(&mut self, packet: &Packet<'_>, io: &mut Io<'_>) -> Result<(), Drop> {
+        if packet.fragment.is_some() {
+            let Some(whole) = self.fragments.add(packet, io.now, &mut self.net.stats) else {
+                return Ok(());
+            };
+            return match whole.packet(packet) {
+                Some(packet) => self.transport(&packet, io),
+                None => Err(Drop::Malformed),
+            };
+        }
+        self.transport(packet, io)
+    }
+
+    fn transport(&mut self, packet: &Packet<'_>, io: &mut Io<'_>) -> Result<(), Drop> {
+        if self.gateway.wants(&self.net, packet) {
+            return self.gateway.handle(&mut self.net, io, packet);
+        }
+        if packet.src.is_unspecified() || !packet.dst_is_unicast() {
+            // Broadcast and multicast are between guests; the switch has done its part.
+            return Ok(());
+        }
+        if packet.dst_mac != self.net.config.gateway_mac {
+            return Ok(());
+        }
+        // As a router: the host alias and the services are ours, everything else is a hop away.
+        if packet.ttl <= 1 && !self.net.config.is_own(packet.dst) {
+            gateway::icmp::time_exceeded(&mut self.net, io, packet);
+            return Err(Drop::Expired);
+        }
+        match packet.protocol {
+            IpProtocol::Tcp => self.flows.tcp.segment(&mut self.net, io, packet),
+            IpProtocol::Udp => self.flows.udp.datagram(&mut self.net, io, packet),
+            IpProtocol::Icmp | IpProtocol::Icmpv6 => {
+                self.flows.ping.message(&mut self.net, io, packet)
+            }
+            _ => {
+                gateway::icmp::protocol_unreachable(&mut self.net, io, packet);
+                Err(Drop::UnknownProtocol)
+            }
+        }
+    }
+
+    /// Flows that wait for a guest's address go on as soon as it is known.
+    fn tell_learned(&mut self, io: &mut Io<'_>) {
+        for ip in self.net.neighbors.take_fresh() {
+            self.flows.tcp.guest_found(&mut self.net, io, ip);
+        }
+    }
+}
+
+impl Packet<'_> {
+    fn dst_is_unicast(&self) -> bool {
+        match self.dst {
+            IpAddr::V4(a) => !(a.is_multicast() || a.is_broadcast() || a.is_unspecified()),
+            IpAddr::V6(a) => !(a.is_multicast() || a == Ipv6Addr::UNSPECIFIED),
+        }
+    }
+}

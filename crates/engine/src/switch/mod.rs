@@ -1,0 +1,145 @@
+//! The Ethernet switch between the guests and the gateway: it learns which port a MAC address is
+//! behind, hands known unicast to that port alone, and floods the rest (IEEE 802.1D section 7).
+//!
+//! Frames leave by [`Switch::transmit`], where what the port's link cannot do (checksums,
+//! segmentation) is done in software.
+
+mod egress;
+mod fdb;
+
+use std::time::Duration;
+
+use vmlan_wire::{Mac, OutFrame};
+
+use crate::io::{Links, PortId};
+use crate::stats::{Drop, Stats};
+use crate::time::Instant;
+use fdb::{Fdb, Learned};
+
+/// How long a silent MAC address is remembered (802.1D's default).
+const AGEING: Duration = Duration::from_secs(300);
+
+/// MAC addresses behind one port; a nested bridge fits, a flood of made-up addresses does not.
+const MACS_PER_PORT: usize = 128;
+
+/// What the link behind a port can do with frames sent to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortCaps {
+    /// Takes [`Checksum::Partial`](vmlan_wire::frame::Checksum::Partial).
+    pub checksum: bool,
+    /// Takes trains of TCP segments over IPv4.
+    pub tso4: bool,
+    pub tso6: bool,
+    /// Largest IP packet that the link carries in one frame (after segmentation).
+    pub mtu: u16,
+}
+
+#[derive(Debug)]
+pub(crate) struct Switch {
+    ports: Vec<Option<PortCaps>>,
+    fdb: Fdb,
+    scratch: egress::Scratch,
+}
+
+impl Switch {
+    pub(crate) fn new(seed: [u8; 16]) -> Self {
+        Self {
+            ports: Vec::new(),
+            fdb: Fdb::new(seed, AGEING, MACS_PER_PORT),
+            scratch: egress::Scratch::default(),
+        }
+    }
+
+    pub(crate) fn add_port(&mut self, caps: PortCaps) -> Option<PortId> {
+        let free = self.ports.iter().position(Option::is_none).unwrap_or(self.ports.len());
+        let id = PortId(u16::try_from(free).ok()?);
+        if free == self.ports.len() {
+            self.ports.push(None);
+        }
+        *self.ports.get_mut(free)? = Some(caps);
+        Some(id)
+    }
+
+    /// Forgets a port and the addresses behind it.
+    pub(crate) fn remove_port(&mut self, port: PortId) {
+        if let Some(slot) = self.ports.get_mut(usize::from(port.0)) {
+            *slot = None;
+        }
+        self.fdb.forget_port(port);
+    }
+
+    pub(crate) fn caps(&self, port: PortId) -> Option<PortCaps> {
+        self.ports.get(usize::from(port.0)).copied().flatten()
+    }
+
+    pub(crate) fn ports(&self) -> impl Iterator<Item = PortId> {
+        let taken = self.ports.iter().enumerate().filter(|(_, p)| p.is_some());
+        taken.filter_map(|(i, _)| u16::try_from(i).ok().map(PortId))
+    }
+
+    /// Notes where a frame came from; false when the frame must be dropped.
+    pub(crate) fn learn(
+        &mut self,
+        mac: Mac,
+        port: PortId,
+        now: Instant,
+        stats: &mut Stats,
+    ) -> bool {
+        match self.fdb.learn(mac, port, now) {
+            Learned::Ok => true,
+            Learned::TooMany => {
+                stats.drop(Drop::MacLimit);
+                false
+            }
+            Learned::Refused => {
+                stats.drop(Drop::Spoofed);
+                false
+            }
+        }
+    }
+
+    pub(crate) fn port_of(&self, mac: Mac) -> Option<PortId> {
+        self.fdb.lookup(mac)
+    }
+
+    /// The MAC addresses known, with their ports.
+    pub(crate) fn table(&self) -> impl Iterator<Item = (Mac, PortId)> {
+        self.fdb.entries()
+    }
+
+    /// Sends frames to one port and returns how many it took.
+    pub(crate) fn transmit(
+        &mut self,
+        links: &mut dyn Links,
+        port: PortId,
+        frames: &[OutFrame<'_>],
+        stats: &mut Stats,
+    ) -> usize {
+        let Some(caps) = self.caps(port) else { return 0 };
+        let taken = egress::send(links, port, caps, frames, &mut self.scratch, stats);
+        for frame in frames.iter().take(taken) {
+            stats.frames_out += 1;
+            stats.bytes_out += frame.len() as u64;
+        }
+        taken
+    }
+
+    /// Sends a frame to every port but one.
+    pub(crate) fn flood(
+        &mut self,
+        links: &mut dyn Links,
+        except: Option<PortId>,
+        frame: OutFrame<'_>,
+        stats: &mut Stats,
+    ) {
+        for i in 0..self.ports.len() {
+            let Ok(id) = u16::try_from(i) else { return };
+            if Some(PortId(id)) != except
+                && self.caps(PortId(id)).is_some()
+                && self.transmit(links, PortId(id), &[frame], stats) == 0
+            {
+                stats.drop(Drop::LinkFull);
+            }
+        }
+    }
+}
