@@ -1,1 +1,116 @@
-//! placeholder
+//! vmlan's guest side: frames in and out of file descriptors. Each kind of attachment is a
+//! [`Link`]; the daemon's loop polls its descriptor and moves whole batches of frames between it
+//! and the engine's port of that guest.
+//!
+//! Readiness is edge-triggered. A link never blocks, and what it buffers is bounded.
+
+mod error;
+
+use std::os::fd::BorrowedFd;
+use std::time::Instant;
+
+use vmlan_wire::{FrameBatch, OutFrame};
+
+pub use error::CloseReason;
+
+/// A guest behind a link. Point-to-point links have only `PeerId(0)`; numbers are reused after
+/// [`Link::take_gone`] has told that a peer is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId(pub u32);
+
+/// What may be left undone to frames that are given to [`Link::send`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkCaps {
+    /// [`Checksum::Partial`](vmlan_wire::frame::Checksum::Partial)
+    pub checksum: bool,
+    /// Trains of TCP segments over IPv4.
+    pub tso4: bool,
+    /// Trains of TCP segments over IPv6.
+    pub tso6: bool,
+}
+
+/// Outcome of [`Link::recv`].
+#[derive(Debug)]
+pub enum Recv {
+    /// The batch holds frames of this peer; it may be empty when a datagram was the link's own
+    /// business. `more` tells that there may be more to read now, so that the caller has to come
+    /// back without waiting for an event.
+    Frames { peer: PeerId, more: bool },
+    /// Nothing to read until the next event.
+    Empty,
+    /// The link has ended; every later call says so too.
+    Closed(CloseReason),
+}
+
+/// Outcome of [`Link::flush`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// There is room, and nothing is left in the link.
+    Done,
+    /// The peer reads too slowly: a writability event will follow.
+    Blocked,
+    /// The link has ended; [`Link::recv`] tells why.
+    Closed,
+}
+
+/// The way to one guest, or to several that share a descriptor.
+pub trait Link: std::fmt::Debug + Send {
+    fn caps(&self) -> LinkCaps;
+
+    /// What to poll, edge-triggered, for reading and writing.
+    fn as_fd(&self) -> BorrowedFd<'_>;
+
+    /// Clears `batch` and fills it with the next frames of one peer, as many as the budget of one
+    /// pass allows. After an event that says the peer has hung up, call it until it is `Empty` or
+    /// `Closed`, whatever `more` said: data and the hang-up may have come in one event.
+    fn recv(&mut self, batch: &mut FrameBatch) -> Recv;
+
+    /// Takes frames in order and returns how many. Fewer than all means that the link is full: a
+    /// later [`Link::flush`] that returns [`Flushed::Done`] tells that there is room. Frames to a
+    /// peer that is gone count as taken.
+    fn send(&mut self, peer: PeerId, frames: &[OutFrame<'_>]) -> usize;
+
+    /// Pushes out what `send` has buffered. To be called at the end of every pass in which
+    /// something was sent, and on writability.
+    fn flush(&mut self) -> Flushed;
+
+    /// Peers of a many-guest link that are gone since the last call.
+    fn take_gone(&mut self) -> Vec<PeerId> {
+        Vec::new()
+    }
+
+    /// When the link wants `recv` and `flush` to be called even without an event.
+    fn next_timeout(&self) -> Option<Instant> {
+        None
+    }
+}
+
+impl<L: Link + ?Sized> Link for Box<L> {
+    fn caps(&self) -> LinkCaps {
+        (**self).caps()
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        (**self).as_fd()
+    }
+
+    fn recv(&mut self, batch: &mut FrameBatch) -> Recv {
+        (**self).recv(batch)
+    }
+
+    fn send(&mut self, peer: PeerId, frames: &[OutFrame<'_>]) -> usize {
+        (**self).send(peer, frames)
+    }
+
+    fn flush(&mut self) -> Flushed {
+        (**self).flush()
+    }
+
+    fn take_gone(&mut self) -> Vec<PeerId> {
+        (**self).take_gone()
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        (**self).next_timeout()
+    }
+}
