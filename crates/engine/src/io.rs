@@ -2,8 +2,9 @@
 //! guests' network cards. The daemon implements them over real file descriptors, the testkit over
 //! simulated ones; nothing in the engine can tell the difference.
 //!
-//! Readiness is edge-triggered: after `Blocked` the engine does not ask again until an event for
-//! that socket arrives through [`Engine::handle_host`](crate::Engine::handle_host).
+//! Readiness is edge-triggered: after `Blocked`, or after a stream call that moved fewer bytes than
+//! it was given room for, the engine does not ask again until an event for that socket arrives
+//! through [`Engine::handle_host`](crate::Engine::handle_host).
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
@@ -248,6 +249,9 @@ pub trait Host {
 pub struct Readiness {
     pub readable: bool,
     pub writable: bool,
+    /// The peer's FIN or RST has arrived: a read that is cut short does not mean that the socket is
+    /// drained, `Eof` or `Failed` is still to come and no further event will tell.
+    pub closed: bool,
     /// An error is pending: on `take_error`, on the next call, or in the error queue.
     pub error: bool,
 }
