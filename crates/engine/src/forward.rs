@@ -24,7 +24,12 @@ pub struct ForwardId(pub u32);
 pub(crate) struct Forwards {}
 
 impl Forwards {
-    pub(crate) fn add(&mut self, _forward: Forward, _io: &mut Io<'_>) -> Result<ForwardId, String> {
+    pub(crate) fn add(
+        &mut self,
+        _forward: Forward,
+        _flows: &mut Flows,
+        _io: &mut Io<'_>,
+    ) -> Result<ForwardId, String> {
         Ok(ForwardId(0))
     }
 
@@ -52,5 +57,5 @@ impl Forwards {
         None
     }
 
-    pub(crate) fn shutdown(&mut self, _io: &mut Io<'_>) {}
+    pub(crate) fn shutdown(&mut self, _flows: &mut Flows, _io: &mut Io<'_>) {}
 }

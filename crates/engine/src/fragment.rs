@@ -2,7 +2,7 @@
 
 use vmlan_wire::Mac;
 
-use crate::io::Io;
+use crate::io::Links;
 use crate::net::{IpHeader, Net};
 use crate::packet::Packet;
 use crate::stats::{Drop, Stats};
@@ -11,7 +11,7 @@ use crate::time::Instant;
 /// Sends a packet that does not fit the MTU in fragments, unless it may not be cut.
 pub(crate) fn send(
     net: &mut Net,
-    _io: &mut Io<'_>,
+    _links: &mut dyn Links,
     _to: Mac,
     _ip: &IpHeader,
     _transport: &[u8],

@@ -214,11 +214,17 @@ pub trait Host {
     /// Takes one connection; its events come with `token`.
     fn accept(&mut self, listener: SockId, token: Token) -> Accepted;
 
+    /// Why listening or binding at `at` failed just now, in words: the address and, where the
+    /// system tells, the holder.
+    fn explain_bind(&mut self, at: &ListenAddr) -> String;
+
     /// Opens a datagram socket. `UdpBound` errors are told in words by [`Host::explain_bind`].
     fn datagram_open(&mut self, token: Token, kind: DatagramKind) -> Result<SockId, Failure>;
 
     /// Sends datagrams to one place in as few system calls as possible and returns how many were
-    /// taken; the rest is lost, as datagrams are.
+    /// taken; the rest is lost, as datagrams are. The engine then looks at
+    /// [`Host::datagram_errors`] at once, where the system's own reason (no route, too big for the
+    /// path, forbidden) stands as the ICMP error that says the same, without an offender.
     fn datagram_send(
         &mut self,
         sock: SockId,
@@ -227,12 +233,13 @@ pub trait Host {
         payloads: &[&[u8]],
     ) -> usize;
 
-    /// Reads up to `budget` datagrams.
+    /// Reads up to `budget` datagrams and hands them over in the batches in which the system gave
+    /// them, so that the guest gets them in batches too.
     fn datagram_recv(
         &mut self,
         sock: SockId,
         budget: usize,
-        each: &mut dyn FnMut(Datagram<'_>),
+        each: &mut dyn FnMut(&[Datagram<'_>]),
     ) -> Drained;
 
     /// Reads the socket's error queue, up to a small budget of the host's own.

@@ -46,7 +46,7 @@ use forward::Forwards;
 use fragment::Reassembler;
 use gateway::Gateway;
 use net::Net;
-use packet::Packet;
+use packet::{Packet, Place};
 
 /// One virtual network.
 #[derive(Debug)]
@@ -100,12 +100,12 @@ impl Engine {
             if self.flows.tcp.take_next(&mut self.net, io, port, batch, index) {
                 continue;
             }
-            if let Err(reason) = self.frame(port, &frame, io) {
+            if let Err(reason) = self.frame(port, &frame, Place { batch, index: Some(index) }, io) {
                 self.net.stats.drop(reason);
             }
         }
         self.flows.tcp.end_of_batch(&mut self.net, io, batch);
-        self.flows.udp.end_of_batch(&mut self.net, io);
+        self.flows.udp.end_of_batch(&mut self.net, io, batch);
         self.tell_learned(io);
     }
 
@@ -153,7 +153,7 @@ impl Engine {
 
     /// Opens a forward from the host to a guest. The error names the address and the reason.
     pub fn add_forward(&mut self, forward: Forward, io: &mut Io<'_>) -> Result<ForwardId, String> {
-        self.forwards.add(forward, io)
+        self.forwards.add(forward, &mut self.flows, io)
     }
 
     /// Closes a forward's listener; its connections go on. False if there is none.
@@ -167,12 +167,18 @@ impl Engine {
 
     /// Ends every flow with a reset on both sides and closes every socket.
     pub fn shutdown(&mut self, io: &mut Io<'_>) {
-        self.forwards.shutdown(io);
+        self.forwards.shutdown(&mut self.flows, io);
         self.flows.shutdown(&mut self.net, io);
     }
 
     /// One frame: to another guest, to us, or both.
-    fn frame(&mut self, port: PortId, frame: &Frame<'_>, io: &mut Io<'_>) -> Result<(), Drop> {
+    fn frame(
+        &mut self,
+        port: PortId,
+        frame: &Frame<'_>,
+        place: Place<'_>,
+        io: &mut Io<'_>,
+    ) -> Result<(), Drop> {
         let eth = EthernetFrame::new_checked(frame.data).map_err(|_| Drop::Malformed)?;
         let (src, dst) = (eth.src_addr(), eth.dst_addr());
         if !src.is_unicast() || src == self.net.config.gateway_mac {
@@ -182,7 +188,7 @@ impl Engine {
             return Ok(());
         }
         if dst == self.net.config.gateway_mac {
-            return self.local(port, &eth, frame, io);
+            return self.local(port, &eth, frame, place, io);
         }
         let out = OutFrame::from(*frame);
         if dst.is_unicast()
@@ -195,7 +201,7 @@ impl Engine {
             return if taken == 1 { Ok(()) } else { Err(Drop::LinkFull) };
         }
         self.net.switch.flood(io.links, Some(port), out, &mut self.net.stats);
-        if dst.is_unicast() { Ok(()) } else { self.local(port, &eth, frame, io) }
+        if dst.is_unicast() { Ok(()) } else { self.local(port, &eth, frame, place, io) }
     }
 
     /// A frame for the gateway, or for everybody.
@@ -204,6 +210,7 @@ impl Engine {
         port: PortId,
         eth: &EthernetFrame<&[u8]>,
         frame: &Frame<'_>,
+        place: Place<'_>,
         io: &mut Io<'_>,
     ) -> Result<(), Drop> {
         match eth.ethertype() {
@@ -211,7 +218,7 @@ impl Engine {
             EthernetProtocol::Ipv4 | EthernetProtocol::Ipv6 => {
                 let packet = Packet::parse(port, eth, frame)?;
                 self.check_source(&packet, io)?;
-                self.ip(&packet, io)
+                self.ip(&packet, place, io)
             }
             _ => Err(Drop::UnknownProtocol),
         }
@@ -231,20 +238,25 @@ impl Engine {
         if claimed { Ok(()) } else { Err(Drop::Source) }
     }
 
-    fn ip(&mut self, packet: &Packet<'_>, io: &mut Io<'_>) -> Result<(), Drop> {
+    fn ip(&mut self, packet: &Packet<'_>, place: Place<'_>, io: &mut Io<'_>) -> Result<(), Drop> {
         if packet.fragment.is_some() {
             let Some(whole) = self.fragments.add(packet, io.now, &mut self.net.stats) else {
                 return Ok(());
             };
             return match whole.packet(packet) {
-                Some(packet) => self.transport(&packet, io),
+                Some(packet) => self.transport(&packet, Place { index: None, ..place }, io),
                 None => Err(Drop::Malformed),
             };
         }
-        self.transport(packet, io)
+        self.transport(packet, place, io)
     }
 
-    fn transport(&mut self, packet: &Packet<'_>, io: &mut Io<'_>) -> Result<(), Drop> {
+    fn transport(
+        &mut self,
+        packet: &Packet<'_>,
+        place: Place<'_>,
+        io: &mut Io<'_>,
+    ) -> Result<(), Drop> {
         if self.gateway.wants(&self.net, packet) {
             return self.gateway.handle(&mut self.net, io, packet);
         }
@@ -262,7 +274,7 @@ impl Engine {
         }
         match packet.protocol {
             IpProtocol::Tcp => self.flows.tcp.segment(&mut self.net, io, packet),
-            IpProtocol::Udp => self.flows.udp.datagram(&mut self.net, io, packet),
+            IpProtocol::Udp => self.flows.udp.datagram(&mut self.net, io, packet, place),
             IpProtocol::Icmp | IpProtocol::Icmpv6 => {
                 self.flows.ping.message(&mut self.net, io, packet)
             }

@@ -9,7 +9,7 @@ use vmlan_wire::frame::Checksum;
 use vmlan_wire::{Mac, Offload, OutFrame};
 
 use crate::config::Config;
-use crate::io::{Io, PortId};
+use crate::io::{Io, Links, PortId};
 use crate::neighbor::Neighbors;
 use crate::packet::{ETHERNET_HEADER, IPV4_HEADER, IPV6_HEADER};
 use crate::stats::{Drop, Stats};
@@ -64,13 +64,23 @@ impl Net {
     /// Sends frames that are addressed to `to` and returns how many were taken. An unknown
     /// address is flooded.
     pub(crate) fn transmit(&mut self, io: &mut Io<'_>, to: Mac, frames: &[OutFrame<'_>]) -> usize {
+        self.transmit_on(io.links, to, frames)
+    }
+
+    /// [`Net::transmit`] while the host is busy handing over what it received.
+    pub(crate) fn transmit_on(
+        &mut self,
+        links: &mut dyn Links,
+        to: Mac,
+        frames: &[OutFrame<'_>],
+    ) -> usize {
         if to.is_unicast()
             && let Some(port) = self.switch.port_of(to)
         {
-            return self.switch.transmit(io.links, port, frames, &mut self.stats);
+            return self.switch.transmit(links, port, frames, &mut self.stats);
         }
         for frame in frames {
-            self.switch.flood(io.links, None, *frame, &mut self.stats);
+            self.switch.flood(links, None, *frame, &mut self.stats);
         }
         frames.len()
     }
@@ -91,9 +101,21 @@ impl Net {
         transport: &[u8],
         body: &[u8],
     ) -> bool {
+        self.send_ip_on(io.links, to, ip, transport, body)
+    }
+
+    /// [`Net::send_ip`] while the host is busy handing over what it received.
+    pub(crate) fn send_ip_on(
+        &mut self,
+        links: &mut dyn Links,
+        to: Mac,
+        ip: &IpHeader,
+        transport: &[u8],
+        body: &[u8],
+    ) -> bool {
         let len = transport.len() + body.len();
         if ip.len() + len > usize::from(self.config.mtu) {
-            return crate::fragment::send(self, io, to, ip, transport, body);
+            return crate::fragment::send(self, links, to, ip, transport, body);
         }
         let mut head = [0; MAX_HEAD];
         let start = ETHERNET_HEADER + ip.len();
@@ -107,7 +129,7 @@ impl Net {
         let id = self.next_ip_id(ip);
         write_headers(&mut head, to, self.config.gateway_mac, ip, id, len);
         let frame = OutFrame { head: head.get(..end).unwrap_or(&[]), body: [body, &[]], offload };
-        let taken = self.transmit(io, to, &[frame]) == 1;
+        let taken = self.transmit_on(links, to, &[frame]) == 1;
         if !taken {
             self.stats.drop(Drop::LinkFull);
         }

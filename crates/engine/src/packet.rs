@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, Ipv6Packet};
 use vmlan_wire::checksum::Sum;
 use vmlan_wire::frame::Checksum;
-use vmlan_wire::{Frame, Mac};
+use vmlan_wire::{Frame, FrameBatch, Mac};
 
 use crate::io::PortId;
 use crate::stats::Drop;
@@ -41,6 +41,15 @@ pub(crate) struct Packet<'a> {
     pub(crate) payload: &'a [u8],
     /// The transport checksum was made or verified by somebody we trust.
     pub(crate) checksum_trusted: bool,
+}
+
+/// Where a packet lies among those that came with it, so that it can be found again at the end of
+/// the batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) batch: &'a FrameBatch,
+    /// `None` for a packet that was put together from fragments.
+    pub(crate) index: Option<usize>,
 }
 
 /// Place of a fragment in its packet.

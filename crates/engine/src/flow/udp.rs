@@ -1,8 +1,10 @@
 //! UDP: one host socket for each guest endpoint.
+use vmlan_wire::FrameBatch;
+
 use crate::config::Config;
 use crate::io::{Io, Readiness, Token};
 use crate::net::Net;
-use crate::packet::Packet;
+use crate::packet::{Packet, Place};
 use crate::snapshot::FlowInfo;
 use crate::stats::Drop;
 use crate::time::Instant;
@@ -20,6 +22,7 @@ impl Udp {
         _net: &mut Net,
         _io: &mut Io<'_>,
         _packet: &Packet<'_>,
+        _place: Place<'_>,
     ) -> Result<(), Drop> {
         Ok(())
     }
@@ -46,5 +49,5 @@ impl Udp {
     }
 
     /// Sends what consecutive frames of a batch had for one flow.
-    pub(crate) fn end_of_batch(&mut self, _net: &mut Net, _io: &mut Io<'_>) {}
+    pub(crate) fn end_of_batch(&mut self, _net: &mut Net, _io: &mut Io<'_>, _batch: &FrameBatch) {}
 }
