@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use crate::config::Config;
 use crate::io::{Failure, Io};
 use crate::net::Net;
 use crate::packet::Packet;
@@ -26,6 +27,35 @@ impl From<Failure> for Unreachable {
             Failure::Refused => Self::Port,
             _ => Self::Host,
         }
+    }
+}
+
+impl Unreachable {
+    /// ICMP type and code: RFC 792 and 1812 section 5.2.7.1; RFC 4443 section 3.1, where an
+    /// unknown protocol is a parameter problem.
+    pub(crate) fn code(self, v6: bool) -> (u8, u8) {
+        match (self, v6) {
+            (Self::Net, false) => (3, 0),
+            (Self::Host, false) => (3, 1),
+            (Self::Protocol, false) => (3, 2),
+            (Self::Port, false) => (3, 3),
+            (Self::Prohibited, false) => (3, 13),
+            (Self::Net, true) => (1, 0),
+            (Self::Prohibited, true) => (1, 1),
+            (Self::Host, true) => (1, 3),
+            (Self::Port, true) => (1, 4),
+            (Self::Protocol, true) => (4, 1),
+        }
+    }
+}
+
+/// The address from which the engine itself complains about a packet to `dst`: that one if it is
+/// its own, else the gateway's.
+pub(crate) fn own_address(config: &Config, dst: IpAddr) -> IpAddr {
+    match dst {
+        dst if config.is_own(dst) => dst,
+        IpAddr::V4(_) => config.gateway.into(),
+        IpAddr::V6(_) => config.ipv6.gateway().into(),
     }
 }
 
