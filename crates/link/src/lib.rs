@@ -2,9 +2,13 @@
 //! [`Link`]; the daemon's loop polls its descriptor and moves whole batches of frames between it
 //! and the engine's port of that guest.
 //!
+//! - [`stream`]: UNIX stream sockets with QEMU's framing ([`framing`])
+//!
 //! Readiness is edge-triggered. A link never blocks, and what it buffers is bounded.
 
 mod error;
+pub mod framing;
+pub mod stream;
 
 use std::os::fd::BorrowedFd;
 use std::time::Instant;

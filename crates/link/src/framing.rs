@@ -1,0 +1,228 @@
+//! QEMU's framing of Ethernet frames on a byte stream: a 32-bit big-endian length, then the frame.
+//!
+//! [`Deframer`] turns what a read gives into frames without copying those that came whole. Only a
+//! frame that is cut by the end of a read is kept, in a buffer that exists as long as it does.
+
+use std::io::{self, IoSliceMut};
+
+use vmlan_wire::{FrameBatch, Offload};
+
+use crate::CloseReason;
+
+/// Bytes of the length word.
+pub const LENGTH: usize = 4;
+
+/// An Ethernet header.
+pub const MIN_FRAME: usize = 14;
+
+/// The largest IP packet behind an Ethernet header with a VLAN tag.
+pub const MAX_FRAME: usize = 18 + 65_535;
+
+/// Bytes asked for in one read: the budget of one pass.
+pub const READ_MAX: usize = 256 * 1024;
+
+/// Room before the place that is read to, for the frame that an earlier read began.
+const HEADROOM: usize = LENGTH + MAX_FRAME;
+
+/// What a read came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// The batch has what was complete; `full` tells that the read filled its room.
+    Read { full: bool },
+    /// The stream has ended.
+    Eof,
+}
+
+/// The reading half of a framed stream.
+#[derive(Debug, Default)]
+pub struct Deframer {
+    /// A frame of which `have` bytes have come: its length word and as many bytes as that says, or
+    /// just room for the length word while even that is cut.
+    rest: Vec<u8>,
+    have: usize,
+}
+
+impl Deframer {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Calls `read` once and puts the frames that are complete with it into `batch`, which is
+    /// cleared first and given storage if it has too little.
+    pub fn read_with(
+        &mut self,
+        batch: &mut FrameBatch,
+        read: impl FnOnce(&mut [IoSliceMut<'_>]) -> io::Result<usize>,
+    ) -> Result<io::Result<Progress>, CloseReason> {
+        batch.clear();
+        if batch.buf.len() < HEADROOM + READ_MAX {
+            batch.buf.resize(HEADROOM + READ_MAX, 0);
+        }
+        let missing = self.rest.len() - self.have;
+        let (old, new) = (self.rest.get_mut(self.have..), batch.buf.get_mut(HEADROOM..));
+        let mut room = [
+            IoSliceMut::new(old.unwrap_or_default()),
+            IoSliceMut::new(new.and_then(|b| b.get_mut(..READ_MAX)).unwrap_or_default()),
+        ];
+        let n = match read(room.get_mut(usize::from(missing == 0)..).unwrap_or_default()) {
+            Ok(0) => return Ok(Ok(Progress::Eof)),
+            Ok(n) => n,
+            Err(error) => return Ok(Err(error)),
+        };
+        let full = n == missing + READ_MAX;
+        if n < missing {
+            self.have += n;
+            return Ok(Ok(Progress::Read { full }));
+        }
+        let start = HEADROOM - self.rest.len();
+        if let Some(before) = batch.buf.get_mut(start..HEADROOM) {
+            before.copy_from_slice(&self.rest);
+        }
+        self.rest.clear();
+        self.have = 0;
+        self.split(batch, start, HEADROOM + n - missing)?;
+        if self.have == 0 {
+            self.rest = Vec::new();
+        }
+        Ok(Ok(Progress::Read { full }))
+    }
+
+    /// Records the frames in `buf[at..end]` and keeps what is left over.
+    fn split(
+        &mut self,
+        batch: &mut FrameBatch,
+        mut at: usize,
+        end: usize,
+    ) -> Result<(), CloseReason> {
+        while let Some(left) = batch.buf.get(at..end) {
+            let Some((word, after)) = left.split_first_chunk() else {
+                self.keep(left, LENGTH);
+                break;
+            };
+            let len = length(*word)?;
+            if after.len() < len {
+                self.keep(left, LENGTH + len);
+                break;
+            }
+            batch.push(at + LENGTH, len, Offload::NONE);
+            at += LENGTH + len;
+        }
+        Ok(())
+    }
+
+    /// Keeps the start of something that is `len` bytes long.
+    fn keep(&mut self, start: &[u8], len: usize) {
+        self.have = start.len();
+        self.rest.reserve_exact(len);
+        self.rest.extend_from_slice(start);
+        self.rest.resize(len, 0);
+    }
+}
+
+/// Checks a length word.
+fn length(word: [u8; LENGTH]) -> Result<usize, CloseReason> {
+    let len = u32::from_be_bytes(word);
+    match usize::try_from(len) {
+        Ok(n) if (MIN_FRAME..=MAX_FRAME).contains(&n) => Ok(n),
+        _ => Err(CloseReason::Framing(len)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::cast_possible_truncation)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Reads `stream` in pieces of the given sizes.
+    fn deframe(stream: &[u8], cuts: &[usize]) -> Result<Vec<Vec<u8>>, CloseReason> {
+        let mut deframer = Deframer::new();
+        let mut batch = FrameBatch::default();
+        let mut frames = Vec::new();
+        let mut at = 0;
+        let mut cuts = cuts.iter().copied().cycle();
+        while at < stream.len() {
+            let cut = cuts.next().unwrap_or(1).max(1);
+            let progress = deframer.read_with(&mut batch, |room| {
+                let before = at;
+                for slice in room {
+                    let n = slice.len().min(stream.len() - at).min(cut - (at - before));
+                    slice[..n].copy_from_slice(&stream[at..at + n]);
+                    at += n;
+                }
+                Ok(at - before)
+            })?;
+            assert!(matches!(progress, Ok(Progress::Read { .. })));
+            frames.extend(batch.iter().map(|f| f.data.to_vec()));
+            assert!(deframer.have <= deframer.rest.len() && deframer.rest.len() <= HEADROOM);
+        }
+        Ok(frames)
+    }
+
+    fn framed(frames: &[Vec<u8>]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for frame in frames {
+            out.extend_from_slice(&(frame.len() as u32).to_be_bytes());
+            out.extend_from_slice(frame);
+        }
+        out
+    }
+
+    fn frames() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let size = prop_oneof![14usize..100, 1400usize..1600, Just(MAX_FRAME), Just(14usize)];
+        prop::collection::vec((size, any::<u8>()).prop_map(|(n, b)| vec![b; n]), 1..12)
+    }
+
+    proptest! {
+        #[test]
+        fn frames_survive_any_cuts(
+            frames in frames(),
+            cuts in prop::collection::vec(prop_oneof![1usize..8, 1usize..9000, 1usize..300_000], 1..8),
+        ) {
+            prop_assert_eq!(deframe(&framed(&frames), &cuts), Ok(frames));
+        }
+
+        #[test]
+        fn garbage_ends_the_stream_or_is_framed(
+            stream in prop::collection::vec(any::<u8>(), 0..2000),
+            cuts in prop::collection::vec(1usize..64, 1..4),
+        ) {
+            if let Ok(frames) = deframe(&stream, &cuts) {
+                prop_assert!(framed(&frames).len() <= stream.len());
+                prop_assert!(stream.starts_with(&framed(&frames)));
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_lengths_end_the_stream() {
+        for len in [0, 13, MAX_FRAME as u32 + 1, u32::MAX] {
+            for cuts in [&[1usize][..], &[100]] {
+                let stream = [&len.to_be_bytes()[..], &[0; 40]].concat();
+                assert_eq!(deframe(&stream, cuts), Err(CloseReason::Framing(len)));
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_kept_between_frames() {
+        let mut deframer = Deframer::new();
+        let mut batch = FrameBatch::default();
+        let stream = framed(&[vec![7; 60]]);
+        for part in [&stream[..30], &stream[30..]] {
+            let read = deframer.read_with(&mut batch, |room| {
+                let mut n = 0;
+                for slice in room {
+                    let here = slice.len().min(part.len() - n);
+                    slice[..here].copy_from_slice(&part[n..n + here]);
+                    n += here;
+                }
+                Ok(n)
+            });
+            assert!(matches!(read, Ok(Ok(Progress::Read { full: false }))));
+        }
+        assert_eq!(batch.iter().next().map(|f| f.data), Some(&[7; 60][..]));
+        assert_eq!(deframer.rest.capacity(), 0);
+    }
+}

@@ -1,0 +1,311 @@
+//! A guest on a UNIX stream socket, with QEMU's framing.
+//!
+//! Small frames are copied together and leave by one system call for many; large ones go straight
+//! from where they lie. What the socket does not take is kept, up to [`PENDING_MAX`] and one
+//! frame; then [`Link::send`] takes no more.
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use arrayvec::ArrayVec;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags};
+use vmlan_wire::{FrameBatch, OutFrame};
+
+use crate::framing::{Deframer, LENGTH, MAX_FRAME, MIN_FRAME, Progress};
+use crate::{CloseReason, Flushed, Link, LinkCaps, PeerId, Recv};
+
+/// A frame of this size is worth more than the copy that would save its place in the vector.
+const GATHER_MIN: usize = 8 * 1024;
+
+/// Slices of one gathering write.
+const GATHER_SLICES: usize = 64;
+
+/// Copied frames that are pushed out without waiting for the end of the pass.
+const PUSH_AT: usize = 128 * 1024;
+
+/// Most that is kept for a peer that does not read.
+const PENDING_MAX: usize = 256 * 1024;
+
+/// Asked of the system, which may give less.
+const SOCKET_BUFFER: usize = 1024 * 1024;
+
+/// A stream link.
+#[derive(Debug)]
+pub struct StreamLink {
+    socket: OwnedFd,
+    deframer: Deframer,
+    out: Pending,
+    /// The socket took less than it was given, and has not become writable since.
+    blocked: bool,
+    /// Nothing more can be sent; what the peer sent before may still be read.
+    broken: Option<CloseReason>,
+    /// Nothing more can be read either.
+    closed: Option<CloseReason>,
+}
+
+impl StreamLink {
+    /// Takes over a connected socket.
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        #[cfg(target_vendor = "apple")]
+        rustix::net::sockopt::set_socket_nosigpipe(&socket, true)?;
+        // A wish: with less, frames of 64 KiB only leave in smaller groups.
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER);
+        Ok(Self {
+            socket,
+            deframer: Deframer::new(),
+            out: Pending::default(),
+            blocked: false,
+            broken: None,
+            closed: None,
+        })
+    }
+
+    /// Writes out what was copied. False when something is left.
+    fn push(&mut self) -> bool {
+        while !self.blocked && !self.out.is_empty() {
+            self.write(&[]);
+        }
+        self.out.is_empty()
+    }
+
+    /// One write of what is pending and then `slices`; returns how much of `slices` was taken.
+    fn write(&mut self, slices: &[IoSlice<'_>]) -> usize {
+        let pending = self.out.len();
+        let asked = pending + slices.iter().map(|s| s.len()).sum::<usize>();
+        match send(self.socket.as_fd(), self.out.bytes(), slices) {
+            Ok(n) => {
+                // The next write would tell too, but only for the price of a system call.
+                self.blocked = n < asked;
+                self.out.consume(n.min(pending));
+                n.saturating_sub(pending)
+            }
+            Err(Errno::INTR) => 0,
+            Err(Errno::AGAIN | Errno::NOBUFS) => {
+                self.blocked = true;
+                0
+            }
+            Err(error) => {
+                self.fail(CloseReason::from(&io::Error::from(error)));
+                0
+            }
+        }
+    }
+
+    /// Sends large frames from where they lie, and returns how many were taken: all but the last
+    /// of them whole, the last one's tail copied if it had to be cut.
+    fn gather(&mut self, frames: &[OutFrame<'_>]) -> usize {
+        let mut words = ArrayVec::<[u8; LENGTH], { GATHER_SLICES / 2 }>::new();
+        let mut slices_left = GATHER_SLICES;
+        for frame in frames {
+            let slices = 1 + pieces(frame).filter(|p| !p.is_empty()).count();
+            if !(GATHER_MIN..=MAX_FRAME).contains(&frame.len())
+                || slices > slices_left
+                || words.try_push(length_word(frame)).is_err()
+            {
+                break;
+            }
+            slices_left -= slices;
+        }
+        let frames = frames.get(..words.len()).unwrap_or_default();
+        let mut slices = ArrayVec::<IoSlice<'_>, GATHER_SLICES>::new();
+        for (word, frame) in words.iter().zip(frames) {
+            slices.push(IoSlice::new(word));
+            slices.extend(pieces(frame).filter(|p| !p.is_empty()).map(IoSlice::new));
+        }
+        let mut sent = self.write(&slices);
+        for (taken, (word, frame)) in words.iter().zip(frames).enumerate() {
+            let len = LENGTH + frame.len();
+            if sent == 0 {
+                return taken;
+            }
+            if sent < len {
+                self.out.append_after(sent, word, frame);
+                return taken + 1;
+            }
+            sent -= len;
+        }
+        frames.len()
+    }
+
+    fn fail(&mut self, reason: CloseReason) {
+        self.broken.get_or_insert(reason);
+        self.blocked = false;
+        self.out.clear();
+    }
+}
+
+impl Link for StreamLink {
+    fn caps(&self) -> LinkCaps {
+        LinkCaps::default()
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn recv(&mut self, batch: &mut FrameBatch) -> Recv {
+        if let Some(reason) = self.closed {
+            return Recv::Closed(reason);
+        }
+        let socket = &self.socket;
+        let read = self.deframer.read_with(batch, |room| {
+            loop {
+                match rustix::io::readv(socket, room) {
+                    Err(Errno::INTR) => {}
+                    result => return Ok(result?),
+                }
+            }
+        });
+        let reason = match read {
+            Ok(Ok(Progress::Read { full })) => {
+                return Recv::Frames { peer: PeerId(0), more: full };
+            }
+            Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => match self.broken {
+                None => return Recv::Empty,
+                Some(reason) => reason,
+            },
+            Ok(Ok(Progress::Eof)) => CloseReason::Eof,
+            Ok(Err(error)) => CloseReason::from(&error),
+            Err(reason) => reason,
+        };
+        batch.clear();
+        self.fail(reason);
+        self.closed = Some(reason);
+        Recv::Closed(reason)
+    }
+
+    fn send(&mut self, _peer: PeerId, frames: &[OutFrame<'_>]) -> usize {
+        let mut taken = 0;
+        while let Some(frame) = frames.get(taken) {
+            if self.broken.is_some() {
+                return frames.len();
+            }
+            let len = frame.len();
+            if !(MIN_FRAME..=MAX_FRAME).contains(&len) {
+                taken += 1;
+            } else if len < GATHER_MIN {
+                if self.out.len() >= PUSH_AT && !self.push() && self.out.len() >= PENDING_MAX {
+                    return taken;
+                }
+                self.out.append(frame);
+                taken += 1;
+            } else if self.blocked {
+                return taken;
+            } else {
+                taken += self.gather(frames.get(taken..).unwrap_or_default());
+            }
+        }
+        taken
+    }
+
+    fn flush(&mut self) -> Flushed {
+        if self.blocked && is_writable(self.socket.as_fd()) {
+            self.blocked = false;
+        }
+        let done = self.push();
+        match (self.broken, done && !self.blocked) {
+            (Some(_), _) => Flushed::Closed,
+            (None, true) => Flushed::Done,
+            (None, false) => Flushed::Blocked,
+        }
+    }
+}
+
+thread_local! {
+    /// The buffer of whichever link sends: most use it within one pass only, so one is enough for
+    /// all, and idle links have none.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Bytes that wait for the end of the pass, or for room in the socket.
+#[derive(Debug, Default)]
+struct Pending {
+    buf: Vec<u8>,
+    start: usize,
+}
+
+impl Pending {
+    /// Enough for all that is copied while the socket takes everything.
+    const CAPACITY: usize = PUSH_AT + GATHER_MIN;
+
+    fn bytes(&self) -> &[u8] {
+        self.buf.get(self.start..).unwrap_or_default()
+    }
+
+    fn len(&self) -> usize {
+        self.buf.len() - self.start
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn append(&mut self, frame: &OutFrame<'_>) {
+        self.append_after(0, &length_word(frame), frame);
+    }
+
+    /// Appends a frame without its first `skip` bytes, the length word included.
+    fn append_after(&mut self, skip: usize, word: &[u8], frame: &OutFrame<'_>) {
+        if self.buf.capacity() == 0 {
+            self.buf = SPARE.take();
+            self.buf.reserve_exact(Self::CAPACITY);
+        } else if self.start > PENDING_MAX / 2 {
+            self.buf.drain(..self.start);
+            self.start = 0;
+        }
+        let mut skip = skip;
+        for piece in std::iter::once(word).chain(pieces(frame)) {
+            let here = skip.min(piece.len());
+            self.buf.extend_from_slice(piece.get(here..).unwrap_or_default());
+            skip -= here;
+        }
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.start = (self.start + n).min(self.buf.len());
+        if self.start == self.buf.len() {
+            self.clear();
+        }
+    }
+
+    fn clear(&mut self) {
+        self.start = 0;
+        let mut buf = std::mem::take(&mut self.buf);
+        buf.clear();
+        if (1..=2 * Self::CAPACITY).contains(&buf.capacity()) {
+            SPARE.set(buf);
+        }
+    }
+}
+
+fn length_word(frame: &OutFrame<'_>) -> [u8; LENGTH] {
+    u32::try_from(frame.len()).unwrap_or(u32::MAX).to_be_bytes()
+}
+
+fn pieces<'a>(frame: &OutFrame<'a>) -> impl Iterator<Item = &'a [u8]> {
+    [frame.head, frame.body[0], frame.body[1]].into_iter()
+}
+
+fn send(socket: BorrowedFd<'_>, first: &[u8], slices: &[IoSlice<'_>]) -> rustix::io::Result<usize> {
+    let mut all = ArrayVec::<IoSlice<'_>, { GATHER_SLICES + 1 }>::new();
+    all.push(IoSlice::new(first));
+    all.extend(slices.iter().copied().take(GATHER_SLICES));
+    #[cfg(target_vendor = "apple")]
+    let flags = SendFlags::empty();
+    #[cfg(not(target_vendor = "apple"))]
+    let flags = SendFlags::NOSIGNAL;
+    rustix::net::sendmsg(socket, &all, &mut SendAncillaryBuffer::default(), flags)
+}
+
+fn is_writable(socket: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0)
+}
+
+#[cfg(test)]
+mod tests;
