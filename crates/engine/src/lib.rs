@@ -26,6 +26,8 @@ mod policy;
 pub mod snapshot;
 pub mod stats;
 mod switch;
+#[cfg(test)]
+mod testing;
 pub mod time;
 mod timer;
 
@@ -88,6 +90,7 @@ impl Engine {
     pub fn remove_port(&mut self, port: PortId, _io: &mut Io<'_>) {
         self.net.switch.remove_port(port);
         self.net.neighbors.forget_port(port);
+        self.flows.udp.port_writable(port);
     }
 
     /// Frames from the guest at `port`.
@@ -112,6 +115,7 @@ impl Engine {
     /// The link of `port` has room again.
     pub fn handle_port_writable(&mut self, port: PortId, io: &mut Io<'_>) {
         self.flows.tcp.port_writable(&mut self.net, io, port);
+        self.flows.udp.port_writable(port);
     }
 
     /// Something happened to the socket that was opened with `token`.
