@@ -87,10 +87,11 @@ impl Engine {
 
     /// Detaches a link. Its guest may come back on another port and go on; flows of a guest that
     /// does not are reset after a while.
-    pub fn remove_port(&mut self, port: PortId, _io: &mut Io<'_>) {
+    pub fn remove_port(&mut self, port: PortId, io: &mut Io<'_>) {
         self.net.switch.remove_port(port);
         self.net.neighbors.forget_port(port);
         self.flows.udp.port_writable(port);
+        self.flows.tcp.port_gone(&self.net, io);
     }
 
     /// Frames from the guest at `port`.
