@@ -125,6 +125,7 @@ fn fold(acc: u64) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::cast_possible_truncation)]
     use super::*;
 
     /// The definition, word by word.
@@ -144,7 +145,7 @@ mod tests {
 
     #[test]
     fn equals_the_definition_at_every_length_and_split() {
-        let data: Vec<u8> = (0..300u32).map(|i| (i * 7919 >> 3) as u8).collect();
+        let data: Vec<u8> = (0..300u32).map(|i| ((i * 7919) >> 3) as u8).collect();
         for len in 0..data.len() {
             assert_eq!(checksum(&data[..len]), slow(&data[..len]), "length {len}");
             let mut sum = Sum::new();

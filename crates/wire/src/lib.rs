@@ -7,6 +7,7 @@
 
 pub mod checksum;
 pub mod frame;
+pub mod segment;
 
 pub use frame::{Frame, FrameBatch, Gso, Offload, OutFrame};
 pub use smoltcp::wire::EthernetAddress as Mac;
