@@ -1,6 +1,9 @@
 //! Flows: a guest's TCP connections, UDP endpoints and pings, each tied to a socket of the host.
 
+mod error;
+mod owners;
 pub(crate) mod ping;
+mod slots;
 pub(crate) mod tcp;
 pub(crate) mod udp;
 

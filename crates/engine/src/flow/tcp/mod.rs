@@ -1,79 +1,78 @@
-//! TCP: the guest's connections are ended here and carried on by sockets of the host.
-use crate::config::Config;
+//! TCP: the guest's connections are ended here and carried on by stream sockets of the host.
+//!
+//! [`Tcp`] is the table and the doors; [`flow::Flow`] is one connection:
+//! `open` makes it, `input` takes segments, `relay` moves bytes to and from the socket, `output`
+//! makes segments. Frames of one batch that continue the same flow are gathered (`train`) so that
+//! one system call and one acknowledgement serve them all.
+
+mod flow;
+mod input;
+mod open;
+mod output;
+mod ranges;
+mod relay;
+mod ring;
+mod segment;
+mod seq;
+mod timewait;
+mod train;
+
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use vmlan_wire::FrameBatch;
+use slab::Slab;
+use vmlan_wire::{FrameBatch, Mac};
 
-use crate::io::{Io, PortId, Readiness, SockId, Token};
+use crate::config::Config;
+use crate::flow::{Key, Origin};
+use crate::hash::SeededState;
+use crate::io::{Close, Io, PortId, Readiness, SockId, Token};
 use crate::net::Net;
 use crate::packet::Packet;
 use crate::snapshot::FlowInfo;
 use crate::stats::Drop;
 use crate::time::Instant;
+use crate::timer::TimerWheel;
+use flow::{Ack, Cx, Flow, State};
+use ring::Pool;
+use segment::{RST, SYN, Segment};
+use std::time::Duration;
+use timewait::TimeWait;
+use train::Train;
 
+/// Silence after which a connection is probed (RFC 9293's two hours).
+const KEEPALIVE: Duration = Duration::from_secs(7200);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(75);
+const KEEPALIVES: u8 = 9;
+
+/// Timeouts in a row after which the guest counts as gone: some minutes, or less for one that never
+/// answered a SYN.
+const MAX_TIMEOUTS: u8 = 12;
+const MAX_SYNS: u8 = 6;
+
+/// How long flows wait for a guest whose link is gone: it may be reconnecting.
+const ORPHAN: Duration = Duration::from_secs(10);
+
+/// All TCP connections of a network.
 #[derive(Debug)]
-pub(crate) struct Tcp {}
-
-impl Tcp {
-    pub(crate) fn new(_config: &Config, _now: Instant) -> Self {
-        Self {}
-    }
-
-    pub(crate) fn segment(
-        &mut self,
-        _net: &mut Net,
-        _io: &mut Io<'_>,
-        _packet: &Packet<'_>,
-    ) -> Result<(), Drop> {
-        Ok(())
-    }
-
-    pub(crate) fn host_ready(
-        &mut self,
-        _net: &mut Net,
-        _io: &mut Io<'_>,
-        _token: Token,
-        _ready: Readiness,
-    ) {
-    }
-
-    pub(crate) fn handle_timeout(&mut self, _net: &mut Net, _io: &mut Io<'_>) {}
-
-    pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        None
-    }
-
-    pub(crate) fn shutdown(&mut self, _net: &mut Net, _io: &mut Io<'_>) {}
-
-    pub(crate) fn snapshot(&self) -> Vec<FlowInfo> {
-        Vec::new()
-    }
-
-    /// A frame that continues the train of the frame before: taken without a second look.
-    pub(crate) fn take_next(
-        &mut self,
-        _net: &mut Net,
-        _io: &mut Io<'_>,
-        _port: PortId,
-        _batch: &FrameBatch,
-        _index: usize,
-    ) -> bool {
-        false
-    }
-
-    pub(crate) fn end_of_batch(&mut self, _net: &mut Net, _io: &mut Io<'_>, _batch: &FrameBatch) {}
-
-    pub(crate) fn port_writable(&mut self, _net: &mut Net, _io: &mut Io<'_>, _port: PortId) {}
-
-    pub(crate) fn guest_found(&mut self, _net: &mut Net, _io: &mut Io<'_>, _ip: IpAddr) {}
-
-    /// A connection that a forward accepted: opens one to the guest.
-    pub(crate) fn open_inbound(&mut self, _net: &mut Net, _io: &mut Io<'_>, _inbound: Inbound) {}
-
-    /// The token under which the next accepted connection will live.
-    pub(crate) fn reserve(&mut self) -> Option<Token> {
-        None
-    }
+pub(crate) struct Tcp {
+    flows: Slab<Flow>,
+    by_key: HashMap<Key, u32, SeededState>,
+    /// Told apart the successive flows of one slot.
+    generations: Vec<u32>,
+    per_guest: HashMap<Mac, usize, SeededState>,
+    max_flows: usize,
+    pool: Pool,
+    timers: TimerWheel,
+    time_wait: TimeWait,
+    train: Train,
+    /// Flows touched by the batch at hand.
+    dirty: Vec<u32>,
+    /// Flows that found their port full.
+    blocked: Vec<u32>,
+    expired: Vec<u32>,
+    isn: open::IsnKey,
+    next_port: u16,
 }
 
 /// A connection accepted on the host, to be opened towards a guest.
@@ -85,4 +84,296 @@ pub(crate) struct Inbound {
     pub(crate) guest: SocketAddr,
     /// The address the guest shall see as the client's; the gateway's with a free port if `None`.
     pub(crate) client: Option<SocketAddr>,
+}
+
+impl Tcp {
+    pub(crate) fn new(config: &Config, now: Instant) -> Self {
+        let state = SeededState::new(config.seed);
+        Self {
+            flows: Slab::new(),
+            by_key: HashMap::with_hasher(state),
+            generations: Vec::new(),
+            per_guest: HashMap::with_hasher(state),
+            max_flows: config.max_flows,
+            pool: Pool::default(),
+            timers: TimerWheel::new(now),
+            time_wait: TimeWait::new(config.seed),
+            train: Train::default(),
+            dirty: Vec::new(),
+            blocked: Vec::new(),
+            expired: Vec::new(),
+            isn: open::IsnKey::new(config.seed),
+            next_port: u16::from_le_bytes([config.seed[0], config.seed[1]]),
+        }
+    }
+
+    /// A segment that did not come by [`Tcp::take_next`].
+    pub(crate) fn segment(
+        &mut self,
+        net: &mut Net,
+        io: &mut Io<'_>,
+        packet: &Packet<'_>,
+    ) -> Result<(), Drop> {
+        let seg = Segment::parse(packet.payload)?;
+        if !packet.checksum_ok() {
+            return Err(Drop::Checksum);
+        }
+        let (Some(from), Some(to)) = ports(packet.payload) else { return Err(Drop::Malformed) };
+        let key = Key {
+            guest: SocketAddr::new(packet.src, from),
+            remote: SocketAddr::new(packet.dst, to),
+        };
+        if let Some(index) = self.by_key.get(&key).copied() {
+            let Some(flow) = self.flows.get_mut(index as usize) else { return Ok(()) };
+            if flow.mac != packet.src_mac {
+                return Err(Drop::Source);
+            }
+            flow.input(&mut Cx { net, io, pool: &mut self.pool }, &seg);
+            self.touch(index);
+            return Ok(());
+        }
+        if seg.has(SYN) && !seg.has(RST) && !seg.has(segment::ACK) {
+            self.time_wait.forget(&key);
+            return self.open_outbound(net, io, packet, key, &seg);
+        }
+        if seg.has(RST) {
+            return Err(Drop::NoFlow);
+        }
+        let answer = self.time_wait.answer(&key, &seg, io.now);
+        open::send_stray(net, io, packet.src_mac, &key, &seg, answer);
+        if answer.is_some() { Ok(()) } else { Err(Drop::NoFlow) }
+    }
+
+    /// Everything that the batch left to be done.
+    pub(crate) fn end_of_batch(&mut self, net: &mut Net, io: &mut Io<'_>, batch: &FrameBatch) {
+        self.flush(net, io, batch);
+        while let Some(index) = self.dirty.pop() {
+            if let Some(flow) = self.flows.get_mut(index as usize) {
+                flow.dirty = false;
+            }
+            self.settle(net, io, index);
+        }
+    }
+
+    /// An event of a flow's socket.
+    pub(crate) fn host_ready(
+        &mut self,
+        net: &mut Net,
+        io: &mut Io<'_>,
+        token: Token,
+        ready: Readiness,
+    ) {
+        let index = token.index();
+        if self.token(index) != token {
+            return;
+        }
+        let Some(flow) = self.flows.get_mut(index as usize) else { return };
+        flow.host_closed |= ready.closed;
+        flow.can_read |= ready.readable || ready.closed || ready.error;
+        flow.can_write |= ready.writable;
+        if flow.state == State::Dialing && (ready.writable || ready.error || ready.closed) {
+            let failure = match flow.sock {
+                Some(sock) if ready.error || ready.closed => io.host.take_error(sock),
+                _ => None,
+            };
+            let cx = &mut Cx { net, io, pool: &mut self.pool };
+            match failure {
+                Some(failure) => flow.refuse(cx, failure),
+                None if ready.writable => flow.connected(cx),
+                None => {}
+            }
+        } else if flow.state == State::Open && ready.error && flow.snd.eof {
+            // After the end of the stream nothing is read any more that could tell.
+            if let Some(failure) = flow.sock.and_then(|sock| io.host.take_error(sock)) {
+                flow.host_failed(&mut Cx { net, io, pool: &mut self.pool }, failure);
+            }
+        }
+        self.settle(net, io, index);
+    }
+
+    /// The link of `port` has room again.
+    pub(crate) fn port_writable(&mut self, net: &mut Net, io: &mut Io<'_>, port: PortId) {
+        let blocked = std::mem::take(&mut self.blocked);
+        for index in blocked {
+            let Some(flow) = self.flows.get_mut(index as usize) else { continue };
+            if net.port_of(flow.mac).is_some_and(|p| p != port) {
+                self.blocked.push(index);
+                continue;
+            }
+            flow.blocked = false;
+            self.settle(net, io, index);
+        }
+    }
+
+    /// A port is gone. Its guests may come back by another; flows whose guest does not are reset.
+    pub(crate) fn port_gone(&mut self, net: &Net, io: &Io<'_>) {
+        self.blocked.clear();
+        for (index, flow) in &mut self.flows {
+            flow.blocked = false;
+            if net.port_of(flow.mac).is_none() && flow.orphaned.is_none() {
+                flow.orphaned = Some(io.now + ORPHAN);
+                if let Ok(index) = u32::try_from(index) {
+                    self.timers.set_earlier(index, io.now + ORPHAN);
+                }
+            }
+        }
+    }
+
+    /// A guest's address has become known: connections to it may be waiting.
+    pub(crate) fn guest_found(&mut self, net: &mut Net, io: &mut Io<'_>, ip: IpAddr) {
+        let waiting: Vec<u32> = self
+            .flows
+            .iter()
+            .filter(|(_, f)| f.state == State::Resolving && f.key.guest.ip() == ip)
+            .filter_map(|(index, _)| u32::try_from(index).ok())
+            .collect();
+        for index in waiting {
+            if let Some(flow) = self.flows.get_mut(index as usize) {
+                flow.resolve(&mut Cx { net, io, pool: &mut self.pool });
+            }
+            self.settle(net, io, index);
+        }
+    }
+
+    pub(crate) fn handle_timeout(&mut self, net: &mut Net, io: &mut Io<'_>) {
+        let mut expired = std::mem::take(&mut self.expired);
+        self.timers.expired(io.now, &mut expired);
+        for index in expired.drain(..) {
+            if let Some(flow) = self.flows.get_mut(index as usize) {
+                flow.on_timer(&mut Cx { net, io, pool: &mut self.pool });
+            }
+            self.settle(net, io, index);
+        }
+        self.expired = expired;
+    }
+
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Resets every connection on both sides.
+    pub(crate) fn shutdown(&mut self, net: &mut Net, io: &mut Io<'_>) {
+        for (_, flow) in &mut self.flows {
+            let cx = &mut Cx { net, io, pool: &mut self.pool };
+            flow.send_rst(cx);
+            flow.die(cx, Close::Reset);
+        }
+        self.flows.clear();
+        self.by_key.clear();
+        self.per_guest.clear();
+    }
+
+    pub(crate) fn snapshot(&self) -> Vec<FlowInfo> {
+        let flows = self.flows.iter();
+        flows
+            .map(|(_, f)| FlowInfo {
+                protocol: "tcp",
+                guest: f.key.guest,
+                remote: Some(f.key.remote),
+                state: f.state_name(),
+            })
+            .collect()
+    }
+
+    fn touch(&mut self, index: u32) {
+        if let Some(flow) = self.flows.get_mut(index as usize)
+            && !flow.dirty
+        {
+            flow.dirty = true;
+            self.dirty.push(index);
+        }
+    }
+
+    /// Lets a flow do all it can, then removes it or sets its timer.
+    fn settle(&mut self, net: &mut Net, io: &mut Io<'_>, index: u32) {
+        let Some(flow) = self.flows.get_mut(index as usize) else { return };
+        let was_blocked = flow.blocked;
+        flow.settle(&mut Cx { net, io, pool: &mut self.pool });
+        if flow.state == State::Dead {
+            return self.remove(net, io.now, index);
+        }
+        if flow.blocked && !was_blocked {
+            self.blocked.push(index);
+        }
+        self.timers.set_earlier(index, flow.deadline());
+    }
+
+    fn remove(&mut self, net: &mut Net, now: Instant, index: u32) {
+        let Some(flow) = self.flows.try_remove(index as usize) else { return };
+        self.timers.cancel(index);
+        if let Some(generation) = self.generations.get_mut(index as usize) {
+            *generation = generation.wrapping_add(1);
+        }
+        self.by_key.remove(&flow.key);
+        if !flow.inbound
+            && let Some(count) = self.per_guest.get_mut(&flow.mac)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.per_guest.remove(&flow.mac);
+            }
+        }
+        if flow.is_complete() {
+            self.time_wait.remember(flow.key, flow.snd.nxt, flow.rcv.nxt, now);
+        }
+        net.stats.tcp_closed += 1;
+    }
+
+    /// The token of the flow in slot `index`, or of the next one there.
+    fn token(&self, index: u32) -> Token {
+        let generation = self.generations.get(index as usize).copied().unwrap_or(0);
+        Token::new(Origin::Tcp, index, generation)
+    }
+}
+
+impl Flow {
+    /// The earliest time at which [`Flow::on_timer`] has something to do.
+    fn deadline(&self) -> Instant {
+        let idle = self.last_heard + KEEPALIVE + KEEPALIVE_INTERVAL * u32::from(self.keepalives);
+        let times = [self.snd.timer, self.rcv.ack_at, self.orphaned];
+        times.into_iter().flatten().fold(idle, Instant::min)
+    }
+
+    fn on_timer(&mut self, cx: &mut Cx<'_, '_>) {
+        let now = cx.io.now;
+        if self.orphaned.is_some_and(|at| at <= now) {
+            if cx.net.port_of(self.mac).is_none() {
+                return self.die(cx, Close::Reset);
+            }
+            self.orphaned = None;
+        }
+        if self.rcv.ack_at.is_some_and(|at| at <= now) {
+            self.rcv.ack = Ack::Now;
+        }
+        if self.snd.timer.is_some_and(|at| at <= now) {
+            let limit = if self.state == State::Open { MAX_TIMEOUTS } else { MAX_SYNS };
+            if self.snd.backoff >= limit {
+                self.send_rst(cx);
+                return self.die(cx, Close::Reset);
+            }
+            match self.state {
+                State::Resolving => self.resolve(cx),
+                State::SynSent | State::SynReceived => {
+                    self.snd.backoff += 1;
+                    self.send_syn(cx);
+                }
+                State::Open => self.timed_out(cx),
+                State::Dialing | State::Dead => self.snd.timer = None,
+            }
+        }
+        let quiet = KEEPALIVE + KEEPALIVE_INTERVAL * u32::from(self.keepalives);
+        if self.state == State::Open && now >= self.last_heard + quiet {
+            if self.keepalives == KEEPALIVES {
+                return self.die(cx, Close::Reset);
+            }
+            self.keepalives += 1;
+            self.send_keepalive(cx);
+        }
+    }
+}
+
+/// Source and destination port of a TCP header.
+fn ports(tcp: &[u8]) -> (Option<u16>, Option<u16>) {
+    let port = |at: usize| Some(u16::from_be_bytes([*tcp.get(at)?, *tcp.get(at + 1)?]));
+    (port(0), port(2))
 }

@@ -1,0 +1,123 @@
+//! ICMP errors that reached a datagram socket of the host, told to the guest whose datagram they
+//! are about.
+
+use std::net::{IpAddr, SocketAddr};
+
+use smoltcp::wire::IpProtocol;
+use vmlan_wire::Mac;
+
+use crate::gateway::icmp;
+use crate::io::{IcmpError, Io};
+use crate::net::{self, IpHeader, Net};
+use crate::packet::ETHERNET_HEADER;
+
+/// An error taken from the host's queue. It keeps as much of the datagram as an ICMPv6 error can
+/// quote (RFC 4443 section 2.4).
+#[derive(Clone, Debug)]
+pub(super) struct HostError {
+    kind: u8,
+    code: u8,
+    mtu: u32,
+    offender: Option<IpAddr>,
+    pub(super) to: SocketAddr,
+    pub(super) data: Vec<u8>,
+}
+
+/// The packet as the guest sent it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Quote {
+    pub(super) src: IpAddr,
+    pub(super) dst: IpAddr,
+    pub(super) protocol: IpProtocol,
+}
+
+const MAX_DATA: usize = 1280;
+
+/// Types and codes: destination unreachable, port unreachable, time exceeded, too big.
+const UNREACHABLE_V4: u8 = 3;
+const PORT_V4: u8 = 3;
+const TOO_BIG_V4: u8 = 4;
+const EXCEEDED_V4: u8 = 11;
+const UNREACHABLE_V6: u8 = 1;
+const PORT_V6: u8 = 4;
+const TOO_BIG_V6: u8 = 2;
+const EXCEEDED_V6: u8 = 3;
+
+impl From<&IcmpError<'_>> for HostError {
+    fn from(error: &IcmpError<'_>) -> Self {
+        let data = error.data.get(..MAX_DATA).unwrap_or(error.data);
+        Self {
+            kind: error.kind,
+            code: error.code,
+            mtu: error.mtu,
+            offender: error.offender,
+            to: error.to,
+            data: data.to_vec(),
+        }
+    }
+}
+
+impl HostError {
+    /// Nobody listens there.
+    pub(super) fn is_refused(&self) -> bool {
+        let refused =
+            if self.to.is_ipv4() { (UNREACHABLE_V4, PORT_V4) } else { (UNREACHABLE_V6, PORT_V6) };
+        (self.kind, self.code) == refused
+    }
+
+    /// Tells the guest. `header` is the transport header of the packet it is about.
+    pub(super) fn relay(
+        &self,
+        net: &mut Net,
+        io: &mut Io<'_>,
+        mac: Mac,
+        quote: &Quote,
+        header: &[u8],
+    ) {
+        let v6 = quote.src.is_ipv6();
+        let (kind, code) =
+            if self.to.is_ipv6() == v6 { (self.kind, self.code) } else { self.as_v6() };
+        let exceeded = if v6 { EXCEEDED_V6 } else { EXCEEDED_V4 };
+        let mut ip = IpHeader::new(quote.src, quote.dst, quote.protocol);
+        if kind == exceeded {
+            ip.ttl = 1;
+        }
+        let len = header.len() + self.data.len();
+        let mut quoted = vec![0; ETHERNET_HEADER + ip.len()];
+        let gateway = net.config.gateway_mac;
+        net::write_headers(&mut quoted, gateway, mac, &ip, 0, len);
+        quoted.extend_from_slice(header);
+        quoted.extend_from_slice(&self.data);
+        let quoted = quoted.get(ETHERNET_HEADER..).unwrap_or(&[]);
+        let offender = self.offender(net, quote);
+        icmp::relayed(net, io, mac, quote.src, offender, (kind, code, self.mtu), quoted);
+    }
+
+    /// Who complains, as the guest knows it.
+    fn offender(&self, net: &Net, quote: &Quote) -> IpAddr {
+        let gateway = || match quote.src {
+            IpAddr::V4(_) => net.config.gateway.into(),
+            IpAddr::V6(_) => net.config.ipv6.gateway().into(),
+        };
+        match self.offender {
+            // The destination itself, which may be hidden behind an alias.
+            Some(ip) if ip == self.to.ip() || ip.is_loopback() => quote.dst,
+            Some(ip) if ip.is_ipv6() == quote.src.is_ipv6() && !ip.is_unspecified() => ip,
+            None if self.is_refused() => quote.dst,
+            _ => gateway(),
+        }
+    }
+
+    /// An ICMP error in the terms of ICMPv6 (RFC 7915 section 4.2), for a guest that came over
+    /// IPv6 to a service that is there over IPv4.
+    fn as_v6(&self) -> (u8, u8) {
+        match (self.kind, self.code) {
+            (UNREACHABLE_V4, PORT_V4) => (UNREACHABLE_V6, PORT_V6),
+            (UNREACHABLE_V4, TOO_BIG_V4) => (TOO_BIG_V6, 0),
+            (EXCEEDED_V4, code) => (EXCEEDED_V6, code),
+            // Administratively prohibited: codes 9, 10 and 13.
+            (UNREACHABLE_V4, 9 | 10 | 13) => (UNREACHABLE_V6, 1),
+            _ => (UNREACHABLE_V6, 0),
+        }
+    }
+}

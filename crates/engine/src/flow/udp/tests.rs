@@ -1,0 +1,264 @@
+use super::*;
+use crate::io::DatagramOptions;
+use crate::testing::{SimError, World, udp_frame};
+
+const GUEST: &str = "192.168.5.15:4000";
+const GUEST6: &str = "[fd76:6d6c:c0a8:500::15]:4000";
+const HOST6: &str = "[fd76:6d6c:c0a8:500::2]:7000";
+const OUTSIDE: &str = "203.0.113.9:9000";
+
+#[test]
+fn a_question_and_its_answer() {
+    let mut world = World::new();
+    world.udp(GUEST, OUTSIDE, b"ping");
+    let sock = world.host.sockets()[0];
+    let options = DatagramOptions { ttl: 63, tos: 0, dont_fragment: false };
+    let expected = (sock, OUTSIDE.parse().unwrap(), options, vec![b"ping".to_vec()]);
+    assert_eq!(world.host.sent, [expected]);
+    world.host.deliver(sock, OUTSIDE, b"pong");
+    world.ready(sock);
+    assert_eq!(world.got_udp(), [(OUTSIDE.into(), GUEST.into(), b"pong".to_vec())]);
+}
+
+#[test]
+fn one_socket_for_all_destinations_of_an_endpoint() {
+    let mut world = World::new();
+    world.udp(GUEST, OUTSIDE, b"a");
+    world.udp(GUEST, "198.51.100.1:53", b"b");
+    assert_eq!(world.host.open.len(), 1);
+    world.udp("192.168.5.15:4001", OUTSIDE, b"c");
+    assert_eq!(world.host.open.len(), 2);
+}
+
+#[test]
+fn strangers_are_not_heard() {
+    let mut world = World::new();
+    world.udp(GUEST, OUTSIDE, b"a");
+    let sock = world.host.sockets()[0];
+    for stranger in ["203.0.113.9:9001", "203.0.113.8:9000", "127.0.0.1:9000"] {
+        world.host.deliver(sock, stranger, b"boo");
+    }
+    world.ready(sock);
+    assert!(world.got_udp().is_empty());
+    assert_eq!(world.engine.stats().dropped(Drop::UnknownPeer), 3);
+}
+
+#[test]
+fn the_host_alias_leads_to_loopback_and_back() {
+    let mut world = World::new();
+    world.udp(GUEST, "192.168.5.2:7000", b"a");
+    let sock = world.host.sockets()[0];
+    assert_eq!(world.host.sent[0].1, "127.0.0.1:7000".parse().unwrap());
+    assert_eq!(world.host.sent[0].2.ttl, 64, "no hop away");
+    world.host.deliver(sock, "127.0.0.1:7000", b"b");
+    world.ready(sock);
+    assert_eq!(world.got_udp(), [("192.168.5.2:7000".into(), GUEST.into(), b"b".to_vec())]);
+}
+
+#[test]
+fn ipv6_works_the_same() {
+    let mut world = World::new();
+    let outside = "[2001:db8::9]:9000";
+    world.udp(GUEST6, outside, b"a");
+    world.udp(GUEST6, HOST6, b"b");
+    let sock = world.host.sockets()[0];
+    assert_eq!(world.host.open[&sock].1, Some(DatagramKind::Udp6));
+    assert_eq!(world.host.sent[1].1, "[::1]:7000".parse().unwrap());
+    world.host.deliver(sock, outside, b"c");
+    world.host.deliver(sock, "[::1]:7000", b"odd");
+    world.ready(sock);
+    let expected = [
+        (outside.into(), GUEST6.into(), b"c".to_vec()),
+        (HOST6.into(), GUEST6.into(), b"odd".to_vec()),
+    ];
+    assert_eq!(world.got_udp(), expected);
+}
+
+#[test]
+fn what_refuses_at_v6_loopback_is_asked_over_v4() {
+    let mut world = World::new();
+    world.udp(GUEST6, HOST6, b"hello");
+    let first = world.host.sockets()[0];
+    let to = "[::1]:7000".parse().unwrap();
+    let refused =
+        SimError { kind: 1, code: 4, mtu: 0, offender: None, to, data: b"hello".to_vec() };
+    world.host.errors.entry(first).or_default().push_back(refused);
+    world.error(first);
+    let again = world.host.sent.last().unwrap();
+    assert_eq!((again.1, &again.3), ("127.0.0.1:7000".parse().unwrap(), &vec![b"hello".to_vec()]));
+    let second = again.0;
+    world.host.deliver(second, "127.0.0.1:7000", b"yes");
+    world.ready(second);
+    assert_eq!(world.got_udp(), [(HOST6.into(), GUEST6.into(), b"yes".to_vec())]);
+    world.udp(GUEST6, HOST6, b"more");
+    assert_eq!(world.host.sent.last().unwrap().0, second, "no detour any more");
+}
+
+#[test]
+fn a_batch_for_one_place_is_one_call() {
+    let mut world = World::new();
+    let to = |dst: &str, n: u8| udp_frame(GUEST, dst, &[n; 3]);
+    let other = "198.51.100.1:53";
+    world.frames(&[to(OUTSIDE, 1), to(OUTSIDE, 2), to(OUTSIDE, 3), to(other, 4), to(OUTSIDE, 5)]);
+    let runs: Vec<usize> = world.host.sent.iter().map(|s| s.3.len()).collect();
+    assert_eq!(runs, [3, 1, 1]);
+    assert_eq!(world.host.sent[0].3, [vec![1; 3], vec![2; 3], vec![3; 3]]);
+    let many: Vec<Vec<u8>> = (0..150).map(|n| to(OUTSIDE, n)).collect();
+    world.host.sent.clear();
+    world.frames(&many);
+    let runs: Vec<usize> = world.host.sent.iter().map(|s| s.3.len()).collect();
+    assert_eq!(runs, [64, 64, 22]);
+}
+
+#[test]
+fn what_the_host_does_not_take_is_counted() {
+    let mut world = World::new();
+    world.host.takes = Some(1);
+    let frames = vec![udp_frame(GUEST, OUTSIDE, b"x"); 4];
+    world.frames(&frames);
+    assert_eq!(world.engine.stats().dropped(Drop::HostFull), 3);
+}
+
+#[test]
+fn a_batch_of_replies_is_one_call_and_the_rest_comes_in_turns() {
+    let mut world = World::new();
+    world.udp(GUEST, OUTSIDE, b"a");
+    let sock = world.host.sockets()[0];
+    for n in 0..100u8 {
+        world.host.deliver(sock, OUTSIDE, &[n; 100]);
+    }
+    world.ready(sock);
+    assert_eq!((world.links.sent.len(), world.links.calls), (BUDGET, 2));
+    assert_eq!(world.engine.next_timeout(), Some(Instant::ZERO), "more is to be done at once");
+    world.door(|engine, io| engine.handle_timeout(io));
+    let payloads: Vec<u8> = world.got_udp().iter().map(|d| d.2[0]).collect();
+    assert_eq!(payloads, (0..100).collect::<Vec<u8>>());
+    assert!(world.engine.next_timeout().is_some_and(|at| at > world.now));
+}
+
+#[test]
+fn a_full_link_leaves_the_rest_in_the_socket() {
+    let mut world = World::new();
+    world.udp(GUEST, OUTSIDE, b"a");
+    let sock = world.host.sockets()[0];
+    for n in 0..200u8 {
+        world.host.deliver(sock, OUTSIDE, &[n]);
+    }
+    world.links.room = 10;
+    world.ready(sock);
+    assert_eq!(world.engine.stats().dropped(Drop::LinkFull), 54);
+    world.ready(sock);
+    world.pass(10);
+    assert_eq!(world.host.inbox[&sock].len(), 136, "nothing is read for a full link");
+    world.links.room = usize::MAX;
+    let port = world.port;
+    world.door(|engine, io| engine.handle_port_writable(port, io));
+    world.pass(1);
+    assert_eq!(world.got_udp().len(), 146);
+}
+
+#[test]
+fn idle_flows_end_and_streams_live_longer() {
+    let mut world = World::new();
+    world.udp(GUEST, OUTSIDE, b"a");
+    world.udp("192.168.5.15:4001", OUTSIDE, b"a");
+    let stream = world.host.sockets()[1];
+    for _ in 0..2 {
+        world.udp("192.168.5.15:4001", OUTSIDE, b"a");
+        world.host.deliver(stream, OUTSIDE, b"b");
+        world.ready(stream);
+    }
+    world.pass(29_000);
+    assert_eq!(world.host.open.len(), 2);
+    world.pass(2_000);
+    assert_eq!(world.host.sockets(), [stream]);
+    world.pass(148_000);
+    assert_eq!(world.host.open.len(), 1);
+    world.pass(2_000);
+    assert!(world.host.open.is_empty());
+    assert!(world.engine.next_timeout().is_none() || world.engine.flows().is_empty());
+}
+
+#[test]
+fn a_guest_has_its_limit_and_the_idle_make_room() {
+    let mut world = World::with(|config| config.max_flows = 20);
+    for n in 0..200u16 {
+        world.udp(&format!("192.168.5.15:{}", 5000 + n), OUTSIDE, b"a");
+        world.pass(1);
+    }
+    assert_eq!(world.host.open.len(), 20);
+    assert_eq!(world.host.sent.len(), 200);
+    let ports: Vec<u16> = world.engine.flows().iter().map(|f| f.guest.port()).collect();
+    assert!(ports.contains(&5199));
+    assert!(ports.iter().filter(|p| **p >= 5150).count() > 10, "old ones went first: {ports:?}");
+}
+
+#[test]
+fn no_descriptor_left_is_counted_and_old_flows_live() {
+    let mut world = World::new();
+    world.udp(GUEST, OUTSIDE, b"a");
+    world.host.refuse = Some(Failure::Exhausted);
+    world.udp("192.168.5.15:4001", OUTSIDE, b"a");
+    world.udp(GUEST, OUTSIDE, b"a");
+    assert_eq!(world.engine.stats().dropped(Drop::HostExhausted), 1);
+    assert_eq!(world.host.sent.len(), 2);
+}
+
+#[test]
+fn checksums_and_lengths_are_looked_at() {
+    let mut world = World::new();
+    let good = udp_frame(GUEST, OUTSIDE, b"data");
+    let good6 = udp_frame(GUEST6, HOST6, b"data");
+    let change = |frame: &[u8], at: usize, value: [u8; 2]| {
+        let mut frame = frame.to_vec();
+        frame[at..at + 2].copy_from_slice(&value);
+        frame
+    };
+    let (sum, sum6, len) = (14 + 20 + 6, 14 + 40 + 6, 14 + 20 + 4);
+    world.frames(&[change(&good, sum, [0, 1]), change(&good6, sum6, [0, 0])]);
+    assert_eq!(world.engine.stats().dropped(Drop::Checksum), 2);
+    let zero_port = change(&good, 14 + 20 + 2, [0, 0]);
+    world.frames(&[change(&good, len, [0, 7]), change(&good, len, [0, 13]), zero_port]);
+    assert_eq!(world.engine.stats().dropped(Drop::Malformed), 3);
+    assert!(world.host.sent.is_empty());
+    world.frames(&[change(&good, sum, [0, 0])]);
+    assert_eq!(world.host.sent.len(), 1, "no checksum is fine over IPv4");
+}
+
+#[test]
+fn forbidden_places_get_no_socket() {
+    let mut world = World::new();
+    for dst in ["169.254.169.254:80", "127.0.0.1:53", "192.168.5.77:1"] {
+        world.udp(GUEST, dst, b"a");
+    }
+    assert!(world.host.open.is_empty());
+    assert_eq!(world.engine.stats().dropped(Drop::Forbidden), 2);
+    assert_eq!(world.engine.stats().dropped(Drop::NoFlow), 1);
+}
+
+#[test]
+fn a_guest_that_moves_takes_its_flows_along() {
+    let mut world = World::new();
+    world.udp(GUEST, OUTSIDE, b"a");
+    let sock = world.host.sockets()[0];
+    let old = world.port;
+    world.door(|engine, io| engine.remove_port(old, io));
+    world.engine.add_port(crate::PortCaps::default()).unwrap();
+    world.port = world.engine.add_port(crate::PortCaps::default()).unwrap();
+    world.udp(GUEST, OUTSIDE, b"b");
+    world.host.deliver(sock, OUTSIDE, b"c");
+    world.ready(sock);
+    assert_eq!(world.host.open.len(), 1);
+    assert_eq!(world.links.sent.last().map(|s| s.0), Some(world.port));
+}
+
+#[test]
+fn shutdown_closes_everything() {
+    let mut world = World::new();
+    for n in 0..50 {
+        world.udp(&format!("192.168.5.15:{}", 5000 + n), OUTSIDE, b"a");
+    }
+    world.door(|engine, io| engine.shutdown(io));
+    assert!(world.host.open.is_empty());
+    assert!(world.engine.flows().is_empty());
+}
