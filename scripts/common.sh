@@ -7,16 +7,18 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
-# unpack_packages DIR PACKAGE...: unpacks packages, and whatever of their dependencies this machine
-# lacks, into DIR without installing them.
+# with_dependencies PACKAGE...: these packages and whatever of their dependencies is not installed.
+with_dependencies() {
+    apt-get install -s --reinstall --no-install-recommends "$@" | awk '/^Inst/ { print $2 }'
+}
+
+# unpack_packages DIR PACKAGE...: unpacks packages into DIR without installing them.
 unpack_packages() {
-    local dir=$1 new=$1.unpacking names deb
+    local dir=$1 new=$1.unpacking deb
     shift
     rm -rf "$new"
     mkdir -p "$new/debs"
-    as_root apt-get update -q
-    names=$(apt-get install -s --reinstall --no-install-recommends "$@" | awk '/^Inst/ { print $2 }')
-    (cd "$new/debs" && xargs apt-get download -q <<<"$names")
+    (cd "$new/debs" && apt-get download -q "$@")
     for deb in "$new"/debs/*.deb; do
         dpkg -x "$deb" "$new/root"
     done

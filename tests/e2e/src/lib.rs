@@ -1,0 +1,22 @@
+//! What the end-to-end tests share: network namespaces as hosts and guests, QEMU machines,
+//! processes that end with the test that started them, and byte streams that prove themselves.
+//!
+//! Each test makes a world of its own: the daemon under test runs in a namespace whose loopback,
+//! addresses and resolv.conf belong to the test, so tests run side by side on fixed ports and
+//! nothing leaves the machine. All of it is Linux and wants root. Whatever can hang has a deadline
+//! and says what it was waiting for.
+
+pub mod binary;
+pub mod netd;
+pub mod netns;
+pub mod pattern;
+pub mod process;
+pub mod qemu;
+pub mod server;
+pub mod world;
+
+pub use netd::Netd;
+pub use netns::Netns;
+pub use process::{Process, capture, run};
+pub use qemu::Machine;
+pub use world::World;

@@ -1,0 +1,47 @@
+//! The daemon under test: `vmlan netd` in a namespace, waited for until it says ready.
+
+use std::io::Read;
+use std::process::{ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+
+use rustix::process::Signal;
+
+use crate::binary::vmlan;
+use crate::netns::{Netns, SOON};
+use crate::process::Process;
+
+/// A running `vmlan netd`.
+#[derive(Debug)]
+pub struct Netd {
+    process: Process,
+}
+
+impl Netd {
+    /// Starts `vmlan netd ARGUMENTS` in `host` and waits for its word on the ready fd.
+    #[track_caller]
+    pub fn start(host: &Netns, arguments: &[String]) -> Self {
+        let mut command = host.command(vmlan());
+        command.arg("netd").args(["--ready-fd", "1"]).args(arguments);
+        let mut process = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()));
+        let mut ready = process.child().stdout.take().expect("stdout is a pipe");
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || tell.send(ready.read(&mut [0; 16]).unwrap_or(0)));
+        match told.recv_timeout(SOON) {
+            Ok(1..) => Self { process },
+            Ok(0) => panic!("netd ended with {}", process.wait(SOON)),
+            Err(_) => panic!("netd did not say ready within {SOON:?}"),
+        }
+    }
+
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Ends the daemon as a service manager does.
+    #[track_caller]
+    pub fn stop(&mut self) -> ExitStatus {
+        self.process.signal(Signal::TERM);
+        self.process.wait(SOON)
+    }
+}
