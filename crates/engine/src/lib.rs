@@ -148,7 +148,7 @@ impl Engine {
     /// When [`Engine::handle_timeout`] has to be called next; a time in the past means at once.
     pub fn next_timeout(&self) -> Option<Instant> {
         let times = [
-            self.gateway.next_timeout(),
+            self.gateway.next_timeout(&self.net),
             self.flows.next_timeout(),
             self.forwards.next_timeout(),
             self.fragments.next_timeout(),

@@ -9,6 +9,7 @@ use vmlan_wire::frame::Checksum;
 use vmlan_wire::{Mac, Offload, OutFrame};
 
 use crate::config::Config;
+use crate::gateway::{icmp, limit::Limiter};
 use crate::io::{Io, Links, PortId};
 use crate::neighbor::Neighbors;
 use crate::packet::{ETHERNET_HEADER, IPV4_HEADER, IPV6_HEADER};
@@ -24,6 +25,8 @@ pub(crate) struct Net {
     pub(crate) switch: Switch,
     pub(crate) neighbors: Neighbors,
     pub(crate) stats: Stats,
+    /// ICMP errors that each port may still get.
+    pub(crate) icmp_errors: Limiter,
     /// IPv4 and IPv6 fragment identification, counted up.
     next_id: u32,
 }
@@ -57,6 +60,7 @@ impl Net {
             switch: Switch::new(seed),
             neighbors: Neighbors::new(seed),
             stats: Stats::default(),
+            icmp_errors: icmp::error_limit(),
             next_id: u32::from_le_bytes([seed[0], seed[1], seed[2], seed[3]]),
         }
     }

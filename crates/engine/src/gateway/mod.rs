@@ -1,9 +1,19 @@
 //! What the gateway answers itself: ARP, neighbour discovery, DHCP, router advertisements, echo to
 //! its own addresses, DNS. Each service is a file: a packet in, an answer out.
 
+mod arp;
 pub(crate) mod icmp;
+pub(crate) mod limit;
+mod nd;
+mod ra;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
-use smoltcp::wire::EthernetFrame;
+use std::net::IpAddr;
+
+use smoltcp::wire::{EthernetFrame, IpProtocol};
 
 use crate::config::Config;
 use crate::io::{Io, PortId, Token};
@@ -11,40 +21,65 @@ use crate::net::Net;
 use crate::packet::Packet;
 use crate::stats::Drop;
 use crate::time::Instant;
-
-/// Asks the network for the MAC address of a guest that has not spoken yet.
-pub(crate) fn solicit(_net: &mut Net, _io: &mut Io<'_>, _ip: std::net::IpAddr) {}
+use nd::Heard;
+use ra::Ra;
 
 #[derive(Debug)]
-pub(crate) struct Gateway {}
+pub(crate) struct Gateway {
+    ra: Ra,
+}
+
+/// Who a packet is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Service {
+    Echo,
+    Neighbors,
+}
+
+/// Asks the guests who has `ip`, an address of this network. The answer is learned and flows that
+/// wait for it are told.
+pub(crate) fn solicit(net: &mut Net, io: &mut Io<'_>, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(ip) => arp::request(net, io, ip),
+        IpAddr::V6(ip) => nd::solicit(net, io, ip),
+    }
+}
 
 impl Gateway {
-    pub(crate) fn new(_config: &Config, _now: Instant) -> Self {
-        Self {}
+    pub(crate) fn new(config: &Config, now: Instant) -> Self {
+        Self { ra: Ra::new(config, now) }
     }
 
     pub(crate) fn arp(
         &mut self,
-        _net: &mut Net,
-        _io: &mut Io<'_>,
-        _port: PortId,
-        _eth: &EthernetFrame<&[u8]>,
+        net: &mut Net,
+        io: &mut Io<'_>,
+        port: PortId,
+        eth: &EthernetFrame<&[u8]>,
     ) -> Result<(), Drop> {
+        arp::handle(net, io, port, eth)?;
         Ok(())
     }
 
     /// Whether a packet is for a service of the gateway's own rather than for a flow.
-    pub(crate) fn wants(&self, _net: &Net, _packet: &Packet<'_>) -> bool {
-        false
+    pub(crate) fn wants(&self, net: &Net, packet: &Packet<'_>) -> bool {
+        service(net, packet).is_some()
     }
 
     pub(crate) fn handle(
         &mut self,
-        _net: &mut Net,
-        _io: &mut Io<'_>,
-        _packet: &Packet<'_>,
+        net: &mut Net,
+        io: &mut Io<'_>,
+        packet: &Packet<'_>,
     ) -> Result<(), Drop> {
-        Ok(())
+        match service(net, packet) {
+            Some(Service::Echo) => icmp::echo(net, io, packet),
+            Some(Service::Neighbors) => match nd::handle(net, io, packet)? {
+                Heard::RouterSolicitation => self.ra.solicited(net, io, packet),
+                Heard::Holds(_) | Heard::Nothing => Ok(()),
+            },
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn dns_answer(
@@ -56,9 +91,25 @@ impl Gateway {
     ) {
     }
 
-    pub(crate) fn handle_timeout(&mut self, _net: &mut Net, _io: &mut Io<'_>) {}
+    pub(crate) fn handle_timeout(&mut self, net: &mut Net, io: &mut Io<'_>) {
+        self.ra.handle_timeout(net, io);
+    }
 
-    pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        None
+    pub(crate) fn next_timeout(&self, net: &Net) -> Option<Instant> {
+        // Without guests there is nobody to advertise to.
+        net.switch.ports().next().map(|_| self.ra.next_timeout())
+    }
+}
+
+/// Looked at for every packet that is not in a flow's fast path: cheap comparisons only.
+fn service(net: &Net, packet: &Packet<'_>) -> Option<Service> {
+    match packet.protocol {
+        IpProtocol::Icmp | IpProtocol::Icmpv6 if icmp::is_own_echo(net, packet) => {
+            Some(Service::Echo)
+        }
+        IpProtocol::Icmpv6 if matches!(packet.payload.first(), Some(133..=137)) => {
+            Some(Service::Neighbors)
+        }
+        _ => None,
     }
 }

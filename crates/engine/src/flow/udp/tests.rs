@@ -243,8 +243,9 @@ fn a_guest_that_moves_takes_its_flows_along() {
     let sock = world.host.sockets()[0];
     let old = world.port;
     world.door(|engine, io| engine.remove_port(old, io));
-    world.engine.add_port(crate::PortCaps::default()).unwrap();
-    world.port = world.engine.add_port(crate::PortCaps::default()).unwrap();
+    world.engine.add_port(crate::PortCaps { mtu: 1500, ..Default::default() }).unwrap();
+    world.port =
+        world.engine.add_port(crate::PortCaps { mtu: 1500, ..Default::default() }).unwrap();
     world.udp(GUEST, OUTSIDE, b"b");
     world.host.deliver(sock, OUTSIDE, b"c");
     world.ready(sock);

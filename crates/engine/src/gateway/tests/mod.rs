@@ -1,0 +1,7 @@
+//! The gateway's services over a whole engine: real bytes in, exact fields out.
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
+
+mod arp;
+mod icmp;
+mod nd;
+mod ra;
