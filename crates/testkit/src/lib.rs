@@ -18,6 +18,7 @@ pub mod null;
 pub mod packet;
 pub mod pattern;
 pub mod rng;
+pub mod trace;
 pub mod wire;
 pub mod world;
 
@@ -26,5 +27,6 @@ pub use host::{Ending, Remote, Responder, Seen, SimHost};
 pub use links::{LinkOptions, SimLinks};
 pub use pattern::Pattern;
 pub use rng::Rng;
+pub use trace::Trace;
 pub use wire::{Faults, SimFrame};
 pub use world::{World, addr};
