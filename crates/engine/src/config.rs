@@ -23,6 +23,8 @@ pub struct Config {
     /// Search domains for DHCP and RA.
     pub search: Vec<String>,
     pub host_loopback: HostLoopback,
+    /// The host's own addresses, which are its loopback by other names.
+    pub host_addresses: Vec<IpAddr>,
     /// Seed of every hash, sequence number and choice; random in production.
     pub seed: [u8; 16],
     /// Flows that one guest may hold at once, of each protocol.
@@ -100,6 +102,7 @@ impl Config {
             mtu: 65520,
             search: Vec::new(),
             host_loopback: HostLoopback::All,
+            host_addresses: Vec::new(),
             seed,
             max_flows: 16_384,
             epoch: 0,

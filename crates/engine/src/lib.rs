@@ -80,6 +80,12 @@ impl Engine {
         &self.net.stats
     }
 
+    /// Tells the addresses of the host's interfaces, whenever they change: with its loopback closed
+    /// to guests these are closed too.
+    pub fn set_host_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.net.config.host_addresses = addresses;
+    }
+
     /// Attaches a guest's link. `None` when all 65,536 ports are taken.
     pub fn add_port(&mut self, caps: PortCaps) -> Option<PortId> {
         self.net.switch.add_port(caps)
