@@ -29,6 +29,8 @@ pub struct Config {
     pub seed: [u8; 16],
     /// Flows that one guest may hold at once, of each protocol.
     pub max_flows: usize,
+    /// Pings (addresses and identifiers) that one guest may have under way at once.
+    pub max_pings: usize,
     /// Unix time at engine time zero, for lease files and captures; 0 if unknown.
     pub epoch: u64,
 }
@@ -105,6 +107,7 @@ impl Config {
             host_addresses: Vec::new(),
             seed,
             max_flows: 16_384,
+            max_pings: 1024,
             epoch: 0,
         })
     }

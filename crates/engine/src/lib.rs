@@ -72,6 +72,12 @@ impl Engine {
         }
     }
 
+    /// Whether a guest's ping failed because the host gives no right to ping sockets (on Linux,
+    /// `net.ipv4.ping_group_range`).
+    pub fn ping_unsupported(&self) -> bool {
+        self.flows.ping.unsupported()
+    }
+
     pub fn config(&self) -> &Config {
         &self.net.config
     }
@@ -255,7 +261,11 @@ impl Engine {
                 return Ok(());
             };
             return match whole.packet(packet) {
-                Some(packet) => self.transport(&packet, Place { index: None, ..place }, io),
+                Some(packet) => {
+                    // What was cut may be cut again.
+                    let packet = Packet { dont_fragment: false, ..packet };
+                    self.transport(&packet, Place { index: None, ..place }, io)
+                }
                 None => Err(Drop::Malformed),
             };
         }

@@ -2,6 +2,7 @@
 
 mod error;
 mod owners;
+mod peers;
 pub(crate) mod ping;
 mod slots;
 pub(crate) mod tcp;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use vmlan_wire::Mac;
 
-use super::peers::Peers;
+use crate::flow::peers::Peers;
 use crate::io::{PortId, SockId};
 use crate::time::Instant;
 

@@ -7,7 +7,7 @@ use arrayvec::ArrayVec;
 use vmlan_wire::FrameBatch;
 
 use crate::io::{DatagramOptions, Host, SockId};
-use crate::packet::{ETHERNET_HEADER, Packet, Place};
+use crate::packet::{ETHERNET_HEADER, Packet};
 use crate::stats::{Drop, Stats};
 
 /// Datagrams in one call; a `sendmsg` with segmentation takes no more (`UDP_MAX_SEGMENTS`).
@@ -79,14 +79,9 @@ pub(super) fn send(
     (taken < payloads.len()).then_some(*to)
 }
 
-/// Options of the datagram that carries `packet` on. One put together from fragments may be cut
-/// again.
-pub(super) fn options(packet: &Packet<'_>, place: &Place<'_>, own: bool) -> DatagramOptions {
+/// Options of the datagram that carries `packet` on.
+pub(super) fn options(packet: &Packet<'_>, own: bool) -> DatagramOptions {
     // Our own addresses are not a hop away.
     let ttl = if own { packet.ttl } else { packet.ttl.saturating_sub(1) };
-    DatagramOptions {
-        ttl: ttl.max(1),
-        tos: packet.tos,
-        dont_fragment: packet.dont_fragment && place.index.is_some(),
-    }
+    DatagramOptions { ttl: ttl.max(1), tos: packet.tos, dont_fragment: packet.dont_fragment }
 }

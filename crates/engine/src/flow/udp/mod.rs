@@ -9,7 +9,6 @@
 mod errors;
 mod flow;
 mod gather;
-mod peers;
 mod reply;
 #[cfg(test)]
 mod tests;
@@ -130,7 +129,7 @@ impl Udp {
             flow: index,
             sock: sock.ok_or(Drop::NoFlow)?,
             addr: host,
-            options: gather::options(packet, &place, net.config.is_own(packet.dst)),
+            options: gather::options(packet, net.config.is_own(packet.dst)),
         };
         self.pass_on(net, io, packet, place, to, header.len);
         Ok(())

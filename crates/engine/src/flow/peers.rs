@@ -6,9 +6,9 @@ use crate::time::Instant;
 
 /// A place that a guest has sent to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Peer {
+pub(crate) struct Peer {
     /// As the host knows it.
-    pub(super) host: SocketAddr,
+    pub(crate) host: SocketAddr,
     /// The address the guest used, when that is an alias.
     alias: Option<IpAddr>,
     last: Instant,
@@ -16,22 +16,22 @@ pub(super) struct Peer {
 
 impl Peer {
     /// As the guest knows it.
-    pub(super) fn shown(&self) -> SocketAddr {
+    pub(crate) fn shown(&self) -> SocketAddr {
         self.alias.map_or(self.host, |ip| SocketAddr::new(ip, self.host.port()))
     }
 }
 
 /// A bounded set; the one used last is found at once.
 #[derive(Debug, Default)]
-pub(super) struct Peers(Vec<Peer>);
+pub(crate) struct Peers(Vec<Peer>);
 
 impl Peers {
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
     /// The peer with exactly this address of the host's network.
-    pub(super) fn find(&mut self, host: SocketAddr) -> Option<Peer> {
+    pub(crate) fn find(&mut self, host: SocketAddr) -> Option<Peer> {
         let at = self.0.iter().position(|p| p.host == host)?;
         self.0.swap(0, at);
         self.0.first().copied()
@@ -39,7 +39,7 @@ impl Peers {
 
     /// Notes that the guest sent to `host`, which it calls `shown`. Beyond `limit` the peer unused
     /// for longest makes room.
-    pub(super) fn touch(
+    pub(crate) fn touch(
         &mut self,
         host: SocketAddr,
         shown: SocketAddr,
@@ -63,7 +63,7 @@ impl Peers {
     }
 
     /// The peer, if there is just one.
-    pub(super) fn only(&self) -> Option<&Peer> {
+    pub(crate) fn only(&self) -> Option<&Peer> {
         if let [only] = self.0.as_slice() { Some(only) } else { None }
     }
 }
