@@ -55,7 +55,7 @@ pub(crate) fn route_ping(config: &Config, ip: IpAddr) -> Route {
 }
 
 /// Whether an address is one that a guest may reach on the host's network at all.
-fn is_outside(ip: IpAddr) -> bool {
+pub(crate) fn is_outside(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(a) => is_outside_v4(a),
         IpAddr::V6(a) => {
