@@ -45,7 +45,7 @@ fn piece(n: u8, v6: bool, id: u32, offset: usize, more: bool, data: &[u8]) -> Ve
 /// An echo request with its checksum.
 fn request(n: u8, v6: bool, len: usize) -> Vec<u8> {
     let (src, dst) = ends(n, v6);
-    let data: Vec<u8> = (0..len).map(|i| (i * 31 >> 3) as u8).collect();
+    let data: Vec<u8> = (0..len).map(|i| ((i * 31) >> 3) as u8).collect();
     let mut message = [&[if v6 { 128 } else { 8 }, 0, 0, 0, 1, 2, 3, 4][..], &data].concat();
     fill_checksum(src, dst, if v6 { 58 } else { 1 }, &mut message);
     message

@@ -2,6 +2,7 @@
 //! its own addresses, DNS. Each service is a file: a packet in, an answer out.
 
 mod arp;
+mod dns;
 pub(crate) mod icmp;
 pub(crate) mod limit;
 mod nd;
@@ -21,12 +22,14 @@ use crate::net::Net;
 use crate::packet::Packet;
 use crate::stats::Drop;
 use crate::time::Instant;
+use dns::Dns;
 use nd::Heard;
 use ra::Ra;
 
 #[derive(Debug)]
 pub(crate) struct Gateway {
     ra: Ra,
+    dns: Dns,
 }
 
 /// Who a packet is for.
@@ -34,6 +37,7 @@ pub(crate) struct Gateway {
 enum Service {
     Echo,
     Neighbors,
+    Dns,
 }
 
 /// Asks the guests who has `ip`, an address of this network. The answer is learned and flows that
@@ -47,7 +51,7 @@ pub(crate) fn solicit(net: &mut Net, io: &mut Io<'_>, ip: IpAddr) {
 
 impl Gateway {
     pub(crate) fn new(config: &Config, now: Instant) -> Self {
-        Self { ra: Ra::new(config, now) }
+        Self { ra: Ra::new(config, now), dns: Dns::new(now) }
     }
 
     pub(crate) fn arp(
@@ -78,37 +82,52 @@ impl Gateway {
                 Heard::RouterSolicitation => self.ra.solicited(net, io, packet),
                 Heard::Holds(_) | Heard::Nothing => Ok(()),
             },
+            Some(Service::Dns) => self.dns.query(net, io, packet),
             None => Ok(()),
         }
     }
 
     pub(crate) fn dns_answer(
         &mut self,
-        _net: &mut Net,
-        _io: &mut Io<'_>,
-        _token: Token,
-        _message: &[u8],
+        net: &mut Net,
+        io: &mut Io<'_>,
+        token: Token,
+        message: &[u8],
     ) {
+        self.dns.answer(net, io, token, message);
     }
 
     pub(crate) fn handle_timeout(&mut self, net: &mut Net, io: &mut Io<'_>) {
         self.ra.handle_timeout(net, io);
+        self.dns.handle_timeout(io.now, net);
     }
 
     pub(crate) fn next_timeout(&self, net: &Net) -> Option<Instant> {
         // Without guests there is nobody to advertise to.
-        net.switch.ports().next().map(|_| self.ra.next_timeout())
+        let ra = net.switch.ports().next().map(|_| self.ra.next_timeout());
+        [ra, self.dns.next_timeout()].into_iter().flatten().min()
     }
 }
 
 /// Looked at for every packet that is not in a flow's fast path: cheap comparisons only.
 fn service(net: &Net, packet: &Packet<'_>) -> Option<Service> {
     match packet.protocol {
+        IpProtocol::Udp => udp_service(net, packet),
         IpProtocol::Icmp | IpProtocol::Icmpv6 if icmp::is_own_echo(net, packet) => {
             Some(Service::Echo)
         }
         IpProtocol::Icmpv6 if matches!(packet.payload.first(), Some(133..=137)) => {
             Some(Service::Neighbors)
+        }
+        _ => None,
+    }
+}
+
+fn udp_service(net: &Net, packet: &Packet<'_>) -> Option<Service> {
+    let [_, _, a, b, ..] = *packet.payload else { return None };
+    match u16::from_be_bytes([a, b]) {
+        dns::PORT if net.config.is_dns(packet.dst) && packet.dst_mac.is_unicast() => {
+            Some(Service::Dns)
         }
         _ => None,
     }
