@@ -71,7 +71,7 @@ impl Transfer {
         let conn = &world.host.conns[0];
         assert_eq!((conn.received, conn.read, conn.mismatch), (self.out, self.out, None));
         assert_eq!(conn.seen, Some(Seen::Fin));
-        eprintln!("took {took:?}, retransmits {}", world.engine.stats().tcp_retransmits);
+        eprintln!("took {took:?}, {:?}", world.engine.stats().drops().collect::<Vec<_>>());
         world
     }
 }

@@ -9,6 +9,7 @@ use vmlan_wire::Mac;
 
 use crate::host::Remote;
 use crate::links::LinkOptions;
+use crate::nic;
 use crate::packet::{self, ACK, FIN, Packet, SYN, Tcp, TcpOption};
 use crate::wire::SimFrame;
 use crate::world::{World, addr};
@@ -64,6 +65,15 @@ impl Trace {
     pub fn send(&mut self, segment: &Tcp) {
         let frame = segment.frame(self.mac, self.world.engine.config().gateway_mac);
         self.world.inject(self.port, frame);
+        self.world.run_for(Duration::ZERO);
+    }
+
+    /// Sends segments in one batch.
+    pub fn send_all(&mut self, segments: &[Tcp]) {
+        let gateway = self.world.engine.config().gateway_mac;
+        let frames: Vec<_> =
+            segments.iter().map(|s| SimFrame::from(s.frame(self.mac, gateway))).collect();
+        self.world.inject_all(self.port, frames);
         self.world.run_for(Duration::ZERO);
     }
 
@@ -125,27 +135,29 @@ impl Trace {
     /// The next segment within some time, and how long it took to come.
     pub fn expect_within(&mut self, limit: Duration) -> (Tcp, Duration) {
         let start = self.world.now;
-        while !self.waiting() {
+        loop {
+            match self.packet() {
+                Some(Packet::Tcp(segment)) => return (segment, self.world.now.since(start)),
+                Some(other) => panic!("a segment was expected and {other:?} came"),
+                None => {}
+            }
             assert!(self.world.now.since(start) < limit, "no segment within {limit:?}");
             let Some(next) = self.world.next_event() else { panic!("no segment will ever come") };
-            let step = next.since(self.world.now).min(limit);
-            self.world.run_for(step);
+            self.world.run_for(next.since(self.world.now));
         }
-        let took = self.world.now.since(start);
-        (self.expect(), took)
     }
 
-    /// The next segment after exactly this silence, give or take a millisecond of the timer wheel.
-    pub fn expect_after(&mut self, silence: Duration) -> Tcp {
-        let (segment, took) = self.expect_within(silence + Duration::from_millis(5));
-        assert!(took >= silence, "{segment:?} came after {took:?} instead of {silence:?}");
-        segment
-    }
-
-    /// Takes the next packet that has come.
+    /// Takes the next packet that has come for this guest; what is for everybody (router
+    /// advertisements) is passed over.
     pub fn packet(&mut self) -> Option<Packet> {
-        let frame = self.world.take(self.port)?;
-        Some(packet::parse(&frame.data).expect("the engine's frames parse"))
+        loop {
+            let frame = self.world.take(self.port)?;
+            let unicast = frame.data.first().is_some_and(|b| b & 1 == 0);
+            let whole = nic::finish(frame).into_iter().next().filter(|_| unicast);
+            if let Some(frame) = whole {
+                return Some(packet::parse(&frame.data).expect("the engine's frames parse"));
+            }
+        }
     }
 
     /// Panics if something has come.
@@ -173,9 +185,5 @@ impl Trace {
             }
         }
         data
-    }
-
-    fn waiting(&mut self) -> bool {
-        !self.world.links.port(self.port).down.is_empty()
     }
 }
