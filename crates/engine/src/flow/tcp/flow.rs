@@ -155,7 +155,7 @@ pub(super) struct Rtt {
 
 /// Lower bound of the retransmission timeout: above what guests delay acknowledgements.
 const MIN_RTO: Duration = Duration::from_millis(100);
-const MAX_RTO: Duration = Duration::from_secs(60);
+pub(super) const MAX_RTO: Duration = Duration::from_secs(60);
 const INITIAL_RTO: Duration = Duration::from_millis(300);
 
 impl Rtt {

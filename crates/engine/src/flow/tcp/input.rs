@@ -122,6 +122,10 @@ impl Flow {
         if !seg.ack.before(snd.una) {
             if snd.wnd == 0 && window > 0 {
                 snd.backoff = 0;
+                // The closed window did not let the probe's byte in.
+                if let Some(recovery) = &mut snd.recovery {
+                    (recovery.next, recovery.credit) = (snd.una, recovery.credit.max(1));
+                }
             }
             snd.wnd = window;
             snd.max_wnd = snd.max_wnd.max(window);
@@ -273,7 +277,6 @@ impl Flow {
 
     /// Data behind a gap: kept in its place, and the gap reported at once.
     fn accept_ahead(&mut self, cx: &mut Cx<'_, '_>, seq: Seq, payload: &[u8]) {
-        self.rcv.ack = Ack::Now;
         let rcv = &mut self.rcv;
         let offset = rcv.held.len() + rcv.nxt.until(seq) as usize;
         let end = offset + payload.len();
@@ -285,6 +288,8 @@ impl Flow {
         if !rcv.held.write_at(offset, payload) || !rcv.ahead.insert(seq, last) {
             cx.net.stats.drop(Drop::Limit);
         }
+        // One for each segment, though they came in one batch: guests without SACK count them.
+        self.send_ack(cx);
     }
 
     /// The guest's FIN stands at `fin`.

@@ -33,7 +33,7 @@ use crate::snapshot::FlowInfo;
 use crate::stats::Drop;
 use crate::time::Instant;
 use crate::timer::TimerWheel;
-use flow::{Ack, Cx, Flow, State};
+use flow::{Ack, Cx, Flow, MAX_RTO, State};
 use ring::Pool;
 use segment::{RST, SYN, Segment};
 use std::time::Duration;
@@ -347,7 +347,9 @@ impl Flow {
         }
         if self.snd.timer.is_some_and(|at| at <= now) {
             let limit = if self.state == State::Open { MAX_TIMEOUTS } else { MAX_SYNS };
-            if self.snd.backoff >= limit {
+            // A guest that answers probes of its closed window lives (RFC 9293 section 3.8.6.1).
+            let stopped = self.snd.wnd == 0 && now.since(self.last_heard) < 2 * MAX_RTO;
+            if self.snd.backoff >= limit && !stopped {
                 self.send_rst(cx);
                 return self.die(cx, Close::Reset);
             }

@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 use super::seq::Seq;
 
 /// Gaps that are kept track of. With more, the newest data is not remembered and is sent again.
-const MAX: usize = 32;
+const MAX: usize = 128;
 
 #[derive(Debug, Default)]
 pub(super) struct Ranges {
