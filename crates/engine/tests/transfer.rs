@@ -127,7 +127,9 @@ fn both_ways_over_ipv6() {
 fn out_over_bad_links() {
     for (what, faults) in faults() {
         eprintln!("{what}");
-        Transfer::new(LinkOptions::plain(1500).faults(faults)).out(5 * MIB).limit(600).run();
+        // The guest's stack has no SACK as a sender: it is slow where several faults meet.
+        let bytes = if what == "together" { MIB } else { 5 * MIB };
+        Transfer::new(LinkOptions::plain(1500).faults(faults)).out(bytes).limit(200).run();
     }
 }
 
@@ -135,7 +137,7 @@ fn out_over_bad_links() {
 fn back_over_bad_links() {
     for (what, faults) in faults() {
         eprintln!("{what}");
-        Transfer::new(LinkOptions::plain(1500).faults(faults)).back(5 * MIB).limit(600).run();
+        Transfer::new(LinkOptions::plain(1500).faults(faults)).back(5 * MIB).limit(30).run();
     }
 }
 
@@ -144,7 +146,7 @@ fn both_ways_over_bad_links_with_offload() {
     for (what, faults) in faults() {
         eprintln!("{what}");
         let link = LinkOptions::offload(1500).faults(faults);
-        Transfer::new(link).out(2 * MIB).back(2 * MIB).limit(600).run();
+        Transfer::new(link).out(2 * MIB).back(2 * MIB).limit(120).run();
     }
 }
 
