@@ -90,7 +90,7 @@ pub(crate) fn open_failure(kind: DatagramKind, errno: Errno) -> Failure {
 /// What all datagram sockets share.
 #[derive(Debug, Default)]
 pub(crate) struct Datagrams {
-    batches: sys::Batches,
+    pub(crate) batches: sys::Batches,
     refused: Option<Refused>,
 }
 

@@ -77,7 +77,10 @@ impl Sockets {
         let Some(internal) = Internal::of(token) else { return };
         match internal.class {
             Class::Loopback => self.loopback_settled(internal),
-            _ => self.dns.handle(&self.registry, internal, Self::readiness(event), now),
+            _ => {
+                let ready = Self::readiness(event);
+                self.dns.handle(&self.registry, &mut self.datagrams.batches, internal, ready, now);
+            }
         }
     }
 
@@ -88,7 +91,7 @@ impl Sockets {
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.dns.handle_timeout(&self.registry, now);
+        self.dns.handle_timeout(&self.registry, &mut self.datagrams.batches, now);
     }
 
     /// When [`Self::handle_timeout`] has to be called next; a time in the past means at once.

@@ -1,0 +1,148 @@
+//! The daemon's loop in small, for tests of [`Sockets`] on the real system.
+#![allow(dead_code, clippy::cast_possible_truncation)]
+
+use std::collections::HashMap;
+use std::io::{IoSlice, IoSliceMut};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use mio::{Events, Poll};
+use vmlan_engine::io::{Failure, Received, Sent, StreamTarget};
+use vmlan_engine::{Host, Instant, Readiness, SockId, Token};
+use vmlan_host::{DnsSource, Options, Sockets};
+
+/// How long anything may take before a test fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Rig {
+    poll: Poll,
+    events: Events,
+    pub(crate) sockets: Sockets,
+    start: std::time::Instant,
+    ready: HashMap<u64, Readiness>,
+    pub(crate) answers: HashMap<u64, Vec<u8>>,
+}
+
+impl Rig {
+    pub(crate) fn new() -> Self {
+        Self::with(Options { dns: DnsSource::Servers(vec![]), hosts: vec![] })
+    }
+
+    pub(crate) fn with(options: Options) -> Self {
+        let poll = Poll::new().unwrap();
+        let registry = poll.registry().try_clone().unwrap();
+        Self {
+            poll,
+            events: Events::with_capacity(256),
+            sockets: Sockets::new(registry, options),
+            start: std::time::Instant::now(),
+            ready: HashMap::new(),
+            answers: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        Instant::from_micros(self.start.elapsed().as_micros() as u64)
+    }
+
+    /// One pass of a loop.
+    pub(crate) fn turn(&mut self, patience: Duration) {
+        let due = self.sockets.next_timeout().map(|due| due.since(self.now()));
+        self.poll
+            .poll(&mut self.events, Some(due.map_or(patience, |due| due.min(patience))))
+            .unwrap();
+        let now = self.now();
+        for event in &self.events {
+            if event.token().0 & Sockets::INTERNAL != 0 {
+                self.sockets.handle_internal(event.token(), event, now);
+                continue;
+            }
+            let new = Sockets::readiness(event);
+            let ready = self.ready.entry(event.token().0 as u64).or_default();
+            ready.readable |= new.readable;
+            ready.writable |= new.writable;
+            ready.closed |= new.closed;
+            ready.error |= new.error;
+        }
+        if self.sockets.next_timeout().is_some_and(|due| due <= now) {
+            self.sockets.handle_timeout(now);
+        }
+        while let Some((token, message)) = self.sockets.take_dns_answer() {
+            assert!(self.answers.insert(token.0, message).is_none(), "answered twice");
+        }
+    }
+
+    /// Turns until something is there.
+    pub(crate) fn until<T>(
+        &mut self,
+        what: &str,
+        mut look: impl FnMut(&mut Self) -> Option<T>,
+    ) -> T {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = look(self) {
+                return found;
+            }
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            assert!(!left.is_zero(), "waited in vain for {what}");
+            self.turn(left);
+        }
+    }
+
+    /// What has been reported for a token since the last call, once there is something.
+    pub(crate) fn event(&mut self, token: u64) -> Readiness {
+        self.until("an event", |rig| rig.ready.remove(&token))
+    }
+
+    /// Takes what has been reported for a token, if anything.
+    pub(crate) fn event_if_any(&mut self, token: u64) -> Option<Readiness> {
+        self.turn(Duration::ZERO);
+        self.ready.remove(&token)
+    }
+
+    pub(crate) fn answer(&mut self, token: u64) -> Vec<u8> {
+        self.until("an answer", |rig| rig.answers.remove(&token))
+    }
+
+    /// Connects, and returns how that ended.
+    pub(crate) fn connect(&mut self, token: u64, to: SocketAddr) -> Result<SockId, Failure> {
+        let sock = self.sockets.connect(Token(token), &StreamTarget::Tcp(to), None)?;
+        let ready = self.event(token);
+        assert!(ready.writable || ready.error);
+        match self.sockets.take_error(sock) {
+            Some(failure) => {
+                self.sockets.close(sock, vmlan_engine::io::Close::Normal);
+                Err(failure)
+            }
+            None => Ok(sock),
+        }
+    }
+
+    pub(crate) fn send(&mut self, sock: SockId, data: &[u8]) -> Sent {
+        self.sockets.send(sock, &[IoSlice::new(data)])
+    }
+
+    /// Reads once.
+    pub(crate) fn recv(&mut self, sock: SockId) -> (Received, Vec<u8>) {
+        let mut data = vec![0; 1 << 16];
+        let (one, other) = data.split_at_mut(100);
+        let received = self.sockets.recv(sock, &mut [IoSliceMut::new(one), IoSliceMut::new(other)]);
+        let len = if let Received::Data(len) = received { len } else { 0 };
+        data.truncate(len);
+        (received, data)
+    }
+
+    /// Reads until the stream ends or fails.
+    pub(crate) fn read_to_end(&mut self, token: u64, sock: SockId) -> (Received, Vec<u8>) {
+        let mut all = Vec::new();
+        loop {
+            match self.recv(sock) {
+                (Received::Data(_), data) => all.extend(data),
+                (Received::Blocked, _) => {
+                    self.event(token);
+                }
+                (end, _) => return (end, all),
+            }
+        }
+    }
+}
