@@ -1,1 +1,34 @@
-//! placeholder
+//! One network's process: a single thread that owns one [`Engine`](vmlan_engine::Engine), the
+//! links of its guests and the host's sockets, and turns their readiness into calls of the
+//! engine's doors. `vmlan netd` runs it in the foreground; `vmlan run` builds one of its own
+//! around a command.
+//!
+//! What a frame means is the engine's business, how it is carried the links'; here are the loop,
+//! the listeners that guests connect to, the control API, and what a well-behaved process does
+//! about pid files, sockets and signals.
+
+mod clock;
+mod control;
+mod core;
+mod daemon;
+mod error;
+mod fd;
+mod forward;
+mod listener;
+mod network;
+mod peer;
+mod pidfile;
+mod ports;
+mod signals;
+mod token;
+mod unix_path;
+mod watch;
+
+pub use daemon::Daemon;
+pub use error::Error;
+pub use fd::{FdError, inherited};
+pub use forward::{ForwardError, parse_forward};
+pub use network::network;
+pub use pidfile::{PidFile, PidFileError};
+pub use unix_path::{BindError, check as check_socket_path};
+pub use watch::Next;

@@ -1,0 +1,161 @@
+//! The control API: HTTP/1 on a UNIX socket of its own, for this user and root alone, served by
+//! the daemon's loop. Clients are few, requests small and deadlines short, so that none of them
+//! can keep the network waiting or make the daemon grow.
+
+mod action;
+mod http;
+
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant as SystemInstant};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use slab::Slab;
+
+use crate::core::Core;
+use crate::peer;
+use crate::token::Owner;
+use crate::unix_path::{self, BindError, SocketPath};
+use action::{Action, Labels};
+use http::{MAX_REQUEST, Request};
+
+const MAX_CLIENTS: usize = 16;
+
+/// For a request to be there, and again for its answer to be taken.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+const CHUNK: usize = 4096;
+
+#[derive(Debug)]
+pub(crate) struct Control {
+    listener: UnixListener,
+    _path: SocketPath,
+    clients: Slab<Client>,
+    labels: Labels,
+}
+
+#[derive(Debug)]
+struct Client {
+    stream: UnixStream,
+    input: Vec<u8>,
+    /// The answer, once there is one, and how much of it has been written.
+    output: Option<(Vec<u8>, usize)>,
+    deadline: SystemInstant,
+}
+
+/// Whether a client's connection goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Waiting,
+    Done,
+}
+
+impl Control {
+    pub(crate) fn new(registry: &Registry, path: &Path) -> Result<Self, BindError> {
+        let failed = |source| BindError::Io { path: path.into(), source };
+        let (listener, path) = unix_path::listen(path)?;
+        let fd = listener.as_raw_fd();
+        let token = Owner::ControlListener.token();
+        registry.register(&mut SourceFd(&fd), token, Interest::READABLE).map_err(failed)?;
+        Ok(Self { listener, _path: path, clients: Slab::new(), labels: Labels::new() })
+    }
+
+    /// Takes new clients, as many as there is room for; the others wait in the backlog.
+    pub(crate) fn accept(&mut self, registry: &Registry) {
+        while self.clients.len() < MAX_CLIENTS {
+            match self.listener.accept() {
+                Ok((stream, _)) => {
+                    // Whoever is refused or lost here sees the connection close.
+                    let _ = self.add(registry, stream);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn add(&mut self, registry: &Registry, stream: UnixStream) -> io::Result<()> {
+        if !peer::is_trusted(&stream)? {
+            return Ok(());
+        }
+        stream.set_nonblocking(true)?;
+        let vacant = self.clients.vacant_entry();
+        let token = Owner::Control(u32::try_from(vacant.key()).map_err(io::Error::other)?).token();
+        let fd = stream.as_raw_fd();
+        registry.register(&mut SourceFd(&fd), token, Interest::READABLE | Interest::WRITABLE)?;
+        let deadline = SystemInstant::now() + DEADLINE;
+        vacant.insert(Client { stream, input: Vec::new(), output: None, deadline });
+        Ok(())
+    }
+
+    /// A client's connection is ready.
+    pub(crate) fn handle(&mut self, registry: &Registry, index: u32, core: &mut Core) {
+        let Some(client) = self.clients.get_mut(index as usize) else { return };
+        let progress = client.go_on(core, &mut self.labels);
+        if !matches!(progress, Ok(Progress::Waiting)) {
+            self.clients.remove(index as usize);
+            self.accept(registry);
+        }
+    }
+
+    pub(crate) fn next_timeout(&self) -> Option<SystemInstant> {
+        self.clients.iter().map(|(_, client)| client.deadline).min()
+    }
+
+    /// Lets clients go that took too long.
+    pub(crate) fn handle_timeout(&mut self, registry: &Registry, now: SystemInstant) {
+        self.clients.retain(|_, client| client.deadline > now);
+        self.accept(registry);
+    }
+}
+
+impl Client {
+    fn go_on(&mut self, core: &mut Core, labels: &mut Labels) -> io::Result<Progress> {
+        if self.output.is_none() {
+            let ended = self.read()?;
+            let response = match Request::parse(&self.input) {
+                Ok(None) if ended => return Ok(Progress::Done),
+                Ok(None) => return Ok(Progress::Waiting),
+                Ok(Some(request)) => match Action::of(&request) {
+                    Ok(action) => action.run(core, labels),
+                    Err(refusal) => refusal,
+                },
+                Err(refusal) => refusal,
+            };
+            self.output = Some((response.into_bytes(), 0));
+            self.deadline = SystemInstant::now() + DEADLINE;
+        }
+        self.write()
+    }
+
+    /// Reads what there is; true when nothing more will come.
+    fn read(&mut self) -> io::Result<bool> {
+        let mut chunk = [0; CHUNK];
+        while self.input.len() < MAX_REQUEST {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Ok(true),
+                Ok(n) => self.input.extend_from_slice(chunk.get(..n).unwrap_or(&[])),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(false)
+    }
+
+    fn write(&mut self) -> io::Result<Progress> {
+        let Some((output, sent)) = &mut self.output else { return Ok(Progress::Waiting) };
+        while let Some(rest) = output.get(*sent..).filter(|rest| !rest.is_empty()) {
+            match self.stream.write(rest) {
+                Ok(n) => *sent += n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Progress::Waiting),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(Progress::Done)
+    }
+}

@@ -1,0 +1,200 @@
+//! The engine with its two ways out, and the work of one pass of the loop: read the links that are
+//! ready, hand over what the host has answered, do what is due, flush the links that were sent to.
+//!
+//! Every step is bounded, and what is left over keeps the next pass from waiting.
+
+use std::time::Instant as SystemInstant;
+
+use mio::event::Event;
+use vmlan_engine::{Engine, Forward, ForwardId, Instant, Io, PortId, Token};
+use vmlan_host::Sockets;
+use vmlan_link::{Link, PeerId};
+use vmlan_wire::FrameBatch;
+
+use crate::Error;
+use crate::clock::Clock;
+use crate::forward::{self, ForwardError};
+use crate::ports::{Ports, Turn};
+
+/// Storage for the frames of one read. Memory is used only as far as reads reach.
+const BATCH: usize = 512 * 1024;
+
+/// Reads in a pass while only few links are ready; with more, each has one turn.
+const MIN_TURNS: usize = 4;
+const MAX_TURNS: usize = 64;
+
+/// Times that links are flushed in a pass, each after flows have filled the room that the flush
+/// before it had made.
+const FLUSHES: usize = 4;
+
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) engine: Engine,
+    pub(crate) sockets: Sockets,
+    pub(crate) ports: Ports,
+    pub(crate) clock: Clock,
+    now: Instant,
+    batch: FrameBatch,
+    /// Ports with room again, for [`Core::flush`].
+    writable: Vec<PortId>,
+}
+
+/// The doors of the engine and what they are given.
+macro_rules! engine {
+    ($core:ident) => {{
+        let io = Io { host: &mut $core.sockets, links: &mut $core.ports, now: $core.now };
+        (&mut $core.engine, io)
+    }};
+}
+
+impl Core {
+    pub(crate) fn new(engine: Engine, sockets: Sockets, ports: Ports, clock: Clock) -> Self {
+        Self {
+            engine,
+            sockets,
+            ports,
+            clock,
+            now: clock.now(),
+            batch: FrameBatch::with_capacity(BATCH),
+            writable: Vec::new(),
+        }
+    }
+
+    /// Attaches a link. One with a single guest gets its port at once, so that the guest hears
+    /// broadcasts before it first speaks.
+    pub(crate) fn add_link(&mut self, link: Box<dyn Link>, many_guests: bool) -> Result<(), Error> {
+        let index = self.ports.add(link).map_err(Error::io("cannot poll a guest's link"))?;
+        if !many_guests && self.add_guest(index, PeerId(0)).is_none() {
+            self.close_link(index);
+            return Err(Error::NoPort);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn add_forward(&mut self, forward: Forward) -> Result<ForwardId, ForwardError> {
+        forward::check(self.engine.config(), &forward)?;
+        let (engine, mut io) = engine!(self);
+        engine.add_forward(forward, &mut io).map_err(ForwardError::Refused)
+    }
+
+    pub(crate) fn remove_forward(&mut self, id: ForwardId) -> bool {
+        let (engine, mut io) = engine!(self);
+        engine.remove_forward(id, &mut io)
+    }
+
+    /// Starts a pass.
+    pub(crate) fn tick(&mut self) {
+        self.now = self.clock.now();
+    }
+
+    /// An event of a socket that the host crate opened for itself.
+    pub(crate) fn internal_event(&mut self, event: &Event) {
+        self.sockets.handle_internal(event.token(), event, self.now);
+    }
+
+    pub(crate) fn host_event(&mut self, token: Token, event: &Event) {
+        let ready = Sockets::readiness(event);
+        let (engine, mut io) = engine!(self);
+        engine.handle_host(token, ready, &mut io);
+    }
+
+    /// What follows the events of a pass.
+    pub(crate) fn work(&mut self) {
+        self.read_links();
+        self.dns_answers();
+        self.timeouts();
+        self.flush();
+    }
+
+    /// When [`Core::work`] has to be done even without an event; a time in the past means at once.
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        if self.ports.ready_len() > 0 || self.ports.is_dirty() {
+            return Some(Instant::ZERO);
+        }
+        let links = self.ports.next_timeout().map(|at| self.clock.at(at));
+        let times = [self.engine.next_timeout(), self.sockets.next_timeout(), links];
+        times.into_iter().flatten().min()
+    }
+
+    /// Resets every flow and tells the guests.
+    pub(crate) fn shutdown(&mut self) {
+        self.now = self.clock.now();
+        let (engine, mut io) = engine!(self);
+        engine.shutdown(&mut io);
+        self.flush();
+    }
+
+    fn read_links(&mut self) {
+        let turns = self.ports.ready_len().clamp(MIN_TURNS, MAX_TURNS);
+        for _ in 0..turns {
+            let Some(index) = self.ports.next_ready() else { return };
+            let port = match self.ports.recv(index, &mut self.batch) {
+                Turn::Frames(port) => Some(port),
+                Turn::NewGuest(peer) => self.add_guest(index, peer),
+                Turn::Nothing => None,
+                Turn::Closed => {
+                    self.close_link(index);
+                    continue;
+                }
+            };
+            if let Some(port) = port {
+                let (engine, mut io) = engine!(self);
+                engine.handle_frames(port, &self.batch, &mut io);
+            }
+            for port in self.ports.take_gone(index) {
+                let (engine, mut io) = engine!(self);
+                engine.remove_port(port, &mut io);
+            }
+        }
+    }
+
+    fn dns_answers(&mut self) {
+        while let Some((token, message)) = self.sockets.take_dns_answer() {
+            let (engine, mut io) = engine!(self);
+            engine.handle_dns_answer(token, &message, &mut io);
+        }
+    }
+
+    fn timeouts(&mut self) {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= self.now);
+        if due(self.sockets.next_timeout()) {
+            self.sockets.handle_timeout(self.now);
+        }
+        if due(self.engine.next_timeout()) {
+            let (engine, mut io) = engine!(self);
+            engine.handle_timeout(&mut io);
+        }
+        if self.ports.next_timeout().is_some() {
+            self.ports.handle_timeout(SystemInstant::now());
+        }
+    }
+
+    fn flush(&mut self) {
+        for _ in 0..FLUSHES {
+            if !self.ports.is_dirty() {
+                return;
+            }
+            let mut writable = std::mem::take(&mut self.writable);
+            self.ports.flush(&mut writable);
+            for port in writable.drain(..) {
+                let (engine, mut io) = engine!(self);
+                engine.handle_port_writable(port, &mut io);
+            }
+            self.writable = writable;
+        }
+    }
+
+    fn add_guest(&mut self, index: u32, peer: PeerId) -> Option<PortId> {
+        let caps = self.ports.caps(index)?;
+        let port = self.engine.add_port(caps)?;
+        self.ports.bind(index, peer, port);
+        Some(port)
+    }
+
+    fn close_link(&mut self, index: u32) {
+        for port in self.ports.remove(index) {
+            let (engine, mut io) = engine!(self);
+            engine.remove_port(port, &mut io);
+        }
+    }
+}

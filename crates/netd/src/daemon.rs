@@ -1,0 +1,186 @@
+//! A network's daemon: put together piece by piece, then run until something stops it.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant as SystemInstant};
+
+use mio::event::Event;
+use mio::{Events, Poll};
+use vmlan_engine::{Config, Engine, Forward, ForwardId};
+use vmlan_host::Sockets;
+use vmlan_link::Link;
+use vmlan_link::stream::StreamLink;
+
+use crate::clock::Clock;
+use crate::control::Control;
+use crate::core::Core;
+use crate::listener::Listeners;
+use crate::ports::Ports;
+use crate::token::Owner;
+use crate::watch::{Next, Watches};
+use crate::{Error, signals};
+
+/// Events that one pass takes from the system.
+const EVENTS: usize = 256;
+
+/// The name by which guests know the host.
+const HOST_NAME: &str = "host.lima.internal";
+
+/// One network: its engine, its guests' links and the host's sockets, in one thread.
+#[derive(Debug)]
+pub struct Daemon {
+    poll: Poll,
+    core: Core,
+    listeners: Listeners,
+    watches: Watches,
+    control: Option<Control>,
+}
+
+impl Daemon {
+    /// A network without guests.
+    pub fn new(config: Config) -> Result<Self, Error> {
+        let failed = || Error::io("cannot poll");
+        let poll = Poll::new().map_err(failed())?;
+        let clock = Clock::start();
+        let registry = || poll.registry().try_clone();
+        let ports = Ports::new(registry().map_err(failed())?, config.mtu);
+        let hosts = vec![(HOST_NAME.to_owned(), host_addresses(&config))];
+        let options = vmlan_host::Options { hosts, ..vmlan_host::Options::default() };
+        let sockets = Sockets::new(registry().map_err(failed())?, options);
+        let engine = Engine::new(config, clock.now());
+        Ok(Self {
+            core: Core::new(engine, sockets, ports, clock),
+            poll,
+            listeners: Listeners::default(),
+            watches: Watches::default(),
+            control: None,
+        })
+    }
+
+    pub fn engine(&self) -> &Engine {
+        &self.core.engine
+    }
+
+    /// Lets guests with QEMU's framing connect at `path`, any number of them.
+    pub fn listen_qemu(&mut self, path: &Path) -> Result<(), Error> {
+        Ok(self.listeners.add(self.poll.registry(), path)?)
+    }
+
+    /// Attaches a guest.
+    pub fn add_link(&mut self, link: Box<dyn Link>) -> Result<(), Error> {
+        self.core.add_link(link, false)
+    }
+
+    /// Opens a port of the host that leads to a guest.
+    pub fn add_forward(&mut self, forward: Forward) -> Result<ForwardId, Error> {
+        Ok(self.core.add_forward(forward)?)
+    }
+
+    /// Serves the control API at `path`.
+    pub fn listen_control(&mut self, path: &Path) -> Result<(), Error> {
+        self.control = Some(Control::new(self.poll.registry(), path)?);
+        Ok(())
+    }
+
+    /// Calls `handler` when `fd` becomes readable. It is told once for each time that something
+    /// arrives, so it has to read all there is.
+    pub fn watch<F: AsFd + 'static>(
+        &mut self,
+        fd: F,
+        handler: impl FnMut(&F) -> Next + 'static,
+    ) -> Result<(), Error> {
+        let added = self.watches.add(self.poll.registry(), fd, handler);
+        added.map_err(Error::io("cannot poll a descriptor"))
+    }
+
+    /// Makes SIGTERM, SIGINT and SIGHUP end [`Daemon::run`].
+    pub fn stop_on_signals(&mut self) -> Result<(), Error> {
+        let pipe = signals::termination().map_err(Error::io("cannot handle signals"))?;
+        self.watch(pipe, |pipe| if signals::came(pipe) { Next::Stop } else { Next::Continue })
+    }
+
+    /// Serves the network until a handler or a signal stops it; then resets what is left of its
+    /// flows.
+    pub fn run(&mut self) -> Result<(), Error> {
+        let mut events = Events::with_capacity(EVENTS);
+        let mut next = Next::Continue;
+        while next == Next::Continue {
+            let timeout = self.next_timeout();
+            match self.poll.poll(&mut events, timeout) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(Error::io("cannot poll")(e)),
+            }
+            self.core.tick();
+            for event in &events {
+                if self.handle(event) == Next::Stop {
+                    next = Next::Stop;
+                }
+            }
+            self.handle_timeout();
+            self.core.work();
+        }
+        self.core.shutdown();
+        Ok(())
+    }
+
+    fn handle(&mut self, event: &Event) -> Next {
+        let registry = self.poll.registry();
+        match Owner::of(event.token()) {
+            Some(Owner::Engine(token)) => self.core.host_event(token, event),
+            Some(Owner::Host) => self.core.internal_event(event),
+            Some(Owner::Link(index)) => self.core.ports.event(index, event),
+            Some(Owner::Listener(index)) => self.accept(index),
+            Some(Owner::Watch(index)) => return self.watches.handle(index),
+            Some(Owner::ControlListener) => {
+                if let Some(control) = &mut self.control {
+                    control.accept(registry);
+                }
+            }
+            Some(Owner::Control(index)) => {
+                if let Some(control) = &mut self.control {
+                    control.handle(registry, index, &mut self.core);
+                }
+            }
+            None => {}
+        }
+        Next::Continue
+    }
+
+    fn accept(&mut self, index: u32) {
+        while let Some(stream) = self.listeners.accept(index) {
+            // A guest that cannot be served sees its connection close.
+            if let Ok(link) = StreamLink::new(stream.into()) {
+                let _ = self.core.add_link(Box::new(link), false);
+            }
+        }
+    }
+
+    /// How long the poll may wait.
+    fn next_timeout(&self) -> Option<Duration> {
+        let control = self.control.as_ref().and_then(Control::next_timeout);
+        let own = [control, self.listeners.next_timeout()].into_iter().flatten().min();
+        let own = own.map(|at| self.core.clock.at(at));
+        let next = [own, self.core.next_timeout()].into_iter().flatten().min()?;
+        Some(Clock::wait(self.core.clock.now(), next))
+    }
+
+    fn handle_timeout(&mut self) {
+        if let Some(control) = &mut self.control
+            && control.next_timeout().is_some()
+        {
+            control.handle_timeout(self.poll.registry(), SystemInstant::now());
+        }
+        if self.listeners.next_timeout().is_some()
+            && let Some(index) = self.listeners.rested(SystemInstant::now())
+        {
+            self.accept(index);
+        }
+    }
+}
+
+fn host_addresses(config: &Config) -> Vec<IpAddr> {
+    vec![config.host.into(), config.ipv6.host().into()]
+}

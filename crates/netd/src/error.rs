@@ -1,0 +1,27 @@
+//! Why a daemon cannot start or go on. Each error is one line that names what it is about.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::forward::ForwardError;
+use crate::unix_path::BindError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+    #[error("{}: {source}", path.display())]
+    Capture { path: PathBuf, source: io::Error },
+    #[error("the network has no port left for another guest")]
+    NoPort,
+    #[error("{what}: {source}")]
+    Io { what: &'static str, source: io::Error },
+}
+
+impl Error {
+    pub(crate) fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { what, source }
+    }
+}

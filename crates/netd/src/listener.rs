@@ -1,0 +1,76 @@
+//! Where guests connect: UNIX stream sockets that make a link of each connection.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant as SystemInstant};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+
+use crate::token::Owner;
+use crate::unix_path::{self, BindError, SocketPath};
+
+/// How long a listener rests when the process has no descriptor left for its next guest.
+const REST: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Default)]
+pub(crate) struct Listeners {
+    list: Vec<Listener>,
+}
+
+#[derive(Debug)]
+struct Listener {
+    socket: UnixListener,
+    _path: SocketPath,
+    /// Set while connections wait that could not be accepted.
+    retry: Option<SystemInstant>,
+}
+
+impl Listeners {
+    pub(crate) fn add(&mut self, registry: &Registry, path: &Path) -> Result<(), BindError> {
+        let failed = |source| BindError::Io { path: path.into(), source };
+        let (socket, path) = unix_path::listen(path)?;
+        let index = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
+        let token = Owner::Listener(index).token();
+        let fd = socket.as_raw_fd();
+        registry.register(&mut SourceFd(&fd), token, Interest::READABLE).map_err(failed)?;
+        self.list.push(Listener { socket, _path: path, retry: None });
+        Ok(())
+    }
+
+    /// The next guest that waits at a listener.
+    pub(crate) fn accept(&mut self, index: u32) -> Option<UnixStream> {
+        let listener = self.list.get_mut(index as usize)?;
+        listener.retry = None;
+        loop {
+            match listener.socket.accept() {
+                Ok((stream, _)) => {
+                    if stream.set_nonblocking(true).is_ok() {
+                        return Some(stream);
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(_) => {
+                    // No descriptor or no memory. The connection stays in the backlog, and no
+                    // further event will tell of it.
+                    listener.retry = Some(SystemInstant::now() + REST);
+                    return None;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn next_timeout(&self) -> Option<SystemInstant> {
+        self.list.iter().filter_map(|l| l.retry).min()
+    }
+
+    /// Listeners that have rested long enough.
+    pub(crate) fn rested(&self, now: SystemInstant) -> Option<u32> {
+        let index = self.list.iter().position(|l| l.retry.is_some_and(|at| at <= now))?;
+        u32::try_from(index).ok()
+    }
+}

@@ -1,0 +1,22 @@
+//! What a network needs from the machine it runs on: chance, and the date.
+
+use std::net::Ipv4Addr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use vmlan_engine::Config;
+use vmlan_engine::config::{ConfigError, Ipv4Net};
+
+/// The network `subnet`, with a seed of its own and counting time from now.
+pub fn network(subnet: Ipv4Net, gateway: Option<Ipv4Addr>) -> Result<Config, ConfigError> {
+    let mut config = Config::new(subnet, gateway, seed())?;
+    config.epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Ok(config)
+}
+
+fn seed() -> [u8; 16] {
+    let mut seed = [0; 16];
+    // Nothing else in the process makes up for a system without randomness: guests could then
+    // foretell sequence numbers and make every hash collide.
+    getrandom::fill(&mut seed).expect("the system has randomness");
+    seed
+}

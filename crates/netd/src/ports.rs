@@ -1,0 +1,349 @@
+//! The guests' links and which port of the switch each guest is: the engine's [`Links`].
+//!
+//! A link is read while it is on the ready list, and flushed while it is on the dirty list; an
+//! idle link is on neither and costs nothing. Lists hold numbers, and each link's flags say
+//! whether its number still counts, so that a link that is gone leaves nothing to clean up.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::Instant as SystemInstant;
+
+use mio::event::Event;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use slab::Slab;
+use vmlan_engine::{Links, PortCaps, PortId};
+use vmlan_link::{Flushed, Link, PeerId, Recv};
+use vmlan_wire::{FrameBatch, OutFrame};
+
+use crate::token::Owner;
+
+/// Guests behind one link; more of them than ports cannot be.
+const MAX_PEERS: u32 = 1 << 16;
+
+#[derive(Debug)]
+pub(crate) struct Ports {
+    registry: Registry,
+    mtu: u16,
+    links: Slab<Entry>,
+    /// Where each port's frames go.
+    places: Vec<Option<Place>>,
+    /// Links that have, or may have, something to read.
+    ready: VecDeque<u32>,
+    /// Links that were sent to since their last flush.
+    dirty: Vec<u32>,
+    /// Links that want to be called at a time.
+    timed: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    link: Box<dyn Link>,
+    guests: Vec<Option<Guest>>,
+    ready: bool,
+    dirty: bool,
+    /// The peer has hung up: read until the link says that it has ended.
+    hung_up: bool,
+    /// The last flush could not write everything.
+    blocked: bool,
+    /// Writability is asked of the poll. Only while it matters: a UNIX socket reports it each
+    /// time its peer has read something.
+    polls_write: bool,
+    timeout: Option<SystemInstant>,
+}
+
+/// A guest behind a link.
+#[derive(Clone, Copy, Debug)]
+struct Guest {
+    port: PortId,
+    /// It was sent more than the link took.
+    full: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    link: u32,
+    peer: PeerId,
+}
+
+/// What reading a link came to.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// Frames of a guest whose port is known.
+    Frames(PortId),
+    /// Frames of a guest that has no port yet.
+    NewGuest(PeerId),
+    Nothing,
+    Closed,
+}
+
+impl Ports {
+    pub(crate) fn new(registry: Registry, mtu: u16) -> Self {
+        Self {
+            registry,
+            mtu,
+            links: Slab::new(),
+            places: Vec::new(),
+            ready: VecDeque::new(),
+            dirty: Vec::new(),
+            timed: Vec::new(),
+        }
+    }
+
+    /// Takes a link over and returns its number.
+    pub(crate) fn add(&mut self, link: Box<dyn Link>) -> io::Result<u32> {
+        let vacant = self.links.vacant_entry();
+        let index = u32::try_from(vacant.key()).map_err(io::Error::other)?;
+        let fd = link.as_fd().as_raw_fd();
+        self.registry.register(
+            &mut SourceFd(&fd),
+            Owner::Link(index).token(),
+            Interest::READABLE,
+        )?;
+        vacant.insert(Entry {
+            link,
+            guests: Vec::new(),
+            ready: false,
+            dirty: false,
+            hung_up: false,
+            blocked: false,
+            polls_write: false,
+            timeout: None,
+        });
+        // It may have been written to before it was registered.
+        self.set_ready(index);
+        Ok(index)
+    }
+
+    /// Lets a link go and returns the ports that are gone with it.
+    pub(crate) fn remove(&mut self, index: u32) -> Vec<PortId> {
+        let Some(entry) = self.links.try_remove(index as usize) else { return Vec::new() };
+        let fd = entry.link.as_fd().as_raw_fd();
+        // A descriptor that the poll does not know any more is as good as deregistered.
+        let _ = self.registry.deregister(&mut SourceFd(&fd));
+        let ports: Vec<PortId> = entry.guests.iter().flatten().map(|g| g.port).collect();
+        for port in &ports {
+            self.unplace(*port);
+        }
+        ports
+    }
+
+    /// What the engine has to know about a link's ports.
+    pub(crate) fn caps(&self, index: u32) -> Option<PortCaps> {
+        let caps = self.links.get(index as usize)?.link.caps();
+        Some(PortCaps { checksum: caps.checksum, tso4: caps.tso4, tso6: caps.tso6, mtu: self.mtu })
+    }
+
+    /// Binds a guest of a link to its port.
+    pub(crate) fn bind(&mut self, index: u32, peer: PeerId, port: PortId) {
+        let Some(entry) = self.links.get_mut(index as usize) else { return };
+        set(&mut entry.guests, peer.0 as usize, Guest { port, full: false });
+        set(&mut self.places, usize::from(port.0), Place { link: index, peer });
+    }
+
+    /// Ports of guests that have left a link without its end.
+    pub(crate) fn take_gone(&mut self, index: u32) -> Vec<PortId> {
+        let Some(entry) = self.links.get_mut(index as usize) else { return Vec::new() };
+        let peers = entry.link.take_gone();
+        let guests = peers.iter().filter_map(|p| entry.guests.get_mut(p.0 as usize)?.take());
+        let ports: Vec<PortId> = guests.map(|g| g.port).collect();
+        for port in &ports {
+            self.unplace(*port);
+        }
+        ports
+    }
+
+    /// Notes what an event says about a link.
+    pub(crate) fn event(&mut self, index: u32, event: &Event) {
+        let Some(entry) = self.links.get_mut(index as usize) else { return };
+        entry.hung_up |= event.is_read_closed() || event.is_write_closed() || event.is_error();
+        let read = event.is_readable() || entry.hung_up;
+        if event.is_writable() {
+            if entry.blocked {
+                self.set_dirty(index);
+            } else if entry.polls_write {
+                self.poll_write(index, false);
+            }
+        }
+        if read {
+            self.set_ready(index);
+        }
+    }
+
+    /// Links that wait to be read.
+    pub(crate) fn ready_len(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// The next link to read, taken from the list.
+    pub(crate) fn next_ready(&mut self) -> Option<u32> {
+        loop {
+            let index = self.ready.pop_front()?;
+            if let Some(entry) = self.links.get_mut(index as usize)
+                && std::mem::take(&mut entry.ready)
+            {
+                return Some(index);
+            }
+        }
+    }
+
+    /// Reads a batch from a link; while there may be more, the link goes back to the list's end.
+    pub(crate) fn recv(&mut self, index: u32, batch: &mut FrameBatch) -> Turn {
+        let Some(entry) = self.links.get_mut(index as usize) else { return Turn::Nothing };
+        let received = entry.link.recv(batch);
+        let hung_up = entry.hung_up;
+        let turn = match received {
+            Recv::Frames { peer, more } => {
+                let guest = entry.guests.get(peer.0 as usize).copied().flatten();
+                let turn = match guest {
+                    Some(guest) => Turn::Frames(guest.port),
+                    None if batch.is_empty() || peer.0 >= MAX_PEERS => Turn::Nothing,
+                    None => Turn::NewGuest(peer),
+                };
+                if more || hung_up {
+                    self.set_ready(index);
+                }
+                turn
+            }
+            Recv::Empty => Turn::Nothing,
+            Recv::Closed(_) => Turn::Closed,
+        };
+        self.note_timeout(index);
+        turn
+    }
+
+    /// Whether links wait to be flushed.
+    pub(crate) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Flushes every link that was sent to. Ports that were full and have room again are added to
+    /// `writable`.
+    pub(crate) fn flush(&mut self, writable: &mut Vec<PortId>) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for index in dirty.drain(..) {
+            let Some(entry) = self.links.get_mut(index as usize) else { continue };
+            if !std::mem::take(&mut entry.dirty) {
+                continue;
+            }
+            match entry.link.flush() {
+                Flushed::Done => {
+                    entry.blocked = false;
+                    for guest in entry.guests.iter_mut().flatten().filter(|g| g.full) {
+                        guest.full = false;
+                        writable.push(guest.port);
+                    }
+                }
+                Flushed::Blocked => {
+                    entry.blocked = true;
+                    self.poll_write(index, true);
+                }
+                Flushed::Closed => {
+                    entry.hung_up = true;
+                    self.set_ready(index);
+                }
+            }
+            self.note_timeout(index);
+        }
+        self.dirty = dirty;
+    }
+
+    /// When a link wants to be called.
+    pub(crate) fn next_timeout(&self) -> Option<SystemInstant> {
+        let links = self.timed.iter().filter_map(|i| self.links.get(*i as usize));
+        links.filter_map(|entry| entry.timeout).min()
+    }
+
+    /// Puts links whose time has come on the lists.
+    pub(crate) fn handle_timeout(&mut self, now: SystemInstant) {
+        for index in std::mem::take(&mut self.timed) {
+            let Some(entry) = self.links.get_mut(index as usize) else { continue };
+            match entry.timeout {
+                Some(at) if at <= now => {
+                    entry.timeout = None;
+                    self.set_ready(index);
+                    self.set_dirty(index);
+                }
+                Some(_) => self.timed.push(index),
+                None => {}
+            }
+        }
+    }
+
+    fn note_timeout(&mut self, index: u32) {
+        let Some(entry) = self.links.get_mut(index as usize) else { return };
+        let timeout = entry.link.next_timeout();
+        if timeout.is_some() && entry.timeout.is_none() && !self.timed.contains(&index) {
+            self.timed.push(index);
+        }
+        entry.timeout = timeout;
+    }
+
+    fn set_ready(&mut self, index: u32) {
+        if let Some(entry) = self.links.get_mut(index as usize)
+            && !std::mem::replace(&mut entry.ready, true)
+        {
+            self.ready.push_back(index);
+        }
+    }
+
+    fn set_dirty(&mut self, index: u32) {
+        if let Some(entry) = self.links.get_mut(index as usize)
+            && !std::mem::replace(&mut entry.dirty, true)
+        {
+            self.dirty.push(index);
+        }
+    }
+
+    fn poll_write(&mut self, index: u32, on: bool) {
+        let Some(entry) = self.links.get_mut(index as usize) else { return };
+        if entry.polls_write == on {
+            return;
+        }
+        let interest =
+            if on { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+        let fd = entry.link.as_fd().as_raw_fd();
+        let token = Owner::Link(index).token();
+        if self.registry.reregister(&mut SourceFd(&fd), token, interest).is_ok() {
+            entry.polls_write = on;
+        }
+    }
+
+    fn unplace(&mut self, port: PortId) {
+        if let Some(place) = self.places.get_mut(usize::from(port.0)) {
+            *place = None;
+        }
+    }
+}
+
+impl Links for Ports {
+    fn send(&mut self, port: PortId, frames: &[OutFrame<'_>]) -> usize {
+        let Some(place) = self.places.get(usize::from(port.0)).copied().flatten() else { return 0 };
+        let Some(entry) = self.links.get_mut(place.link as usize) else { return 0 };
+        let mut taken = entry.link.send(place.peer, frames);
+        if taken < frames.len() && !entry.blocked {
+            // What it holds may go out now and make room for the rest.
+            if entry.link.flush() == Flushed::Done {
+                let rest = frames.get(taken..).unwrap_or(&[]);
+                taken += entry.link.send(place.peer, rest);
+            }
+        }
+        if taken < frames.len()
+            && let Some(Some(guest)) = entry.guests.get_mut(place.peer.0 as usize)
+        {
+            guest.full = true;
+        }
+        self.set_dirty(place.link);
+        taken
+    }
+}
+
+fn set<T: Clone>(list: &mut Vec<Option<T>>, index: usize, value: T) {
+    if list.len() <= index {
+        list.resize(index + 1, None);
+    }
+    if let Some(slot) = list.get_mut(index) {
+        *slot = Some(value);
+    }
+}
