@@ -61,6 +61,16 @@ pub enum ListenAddr {
     Unix(PathBuf),
 }
 
+impl std::fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(addr) => addr.fmt(f),
+            Self::Udp(addr) => write!(f, "{addr}/udp"),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
 /// Why a connection could not be made or was lost: what the guest must be shown as what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Failure {

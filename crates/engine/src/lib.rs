@@ -37,7 +37,7 @@ use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol};
 use vmlan_wire::{Frame, FrameBatch, OutFrame};
 
 pub use config::Config;
-pub use forward::{Forward, ForwardId};
+pub use forward::{Forward, ForwardId, parse_forward, parse_publish};
 pub use io::{Host, Io, Links, PortId, Readiness, SockId, Token};
 pub use stats::{Drop, Stats};
 pub use switch::PortCaps;
@@ -66,7 +66,7 @@ impl Engine {
         Self {
             gateway: Gateway::new(&config, now),
             flows: Flows::new(&config, now),
-            forwards: Forwards::default(),
+            forwards: Forwards::new(),
             fragments: Reassembler::new(seed),
             net: Net::new(config),
         }
@@ -102,7 +102,7 @@ impl Engine {
     pub fn remove_port(&mut self, port: PortId, io: &mut Io<'_>) {
         self.net.switch.remove_port(port);
         self.net.neighbors.forget_port(port);
-        self.flows.udp.port_writable(port);
+        self.flows.udp.port_writable(&self.net, port);
         self.flows.tcp.port_gone(&self.net, io);
     }
 
@@ -128,7 +128,7 @@ impl Engine {
     /// The link of `port` has room again.
     pub fn handle_port_writable(&mut self, port: PortId, io: &mut Io<'_>) {
         self.flows.tcp.port_writable(&mut self.net, io, port);
-        self.flows.udp.port_writable(port);
+        self.flows.udp.port_writable(&self.net, port);
     }
 
     /// Something happened to the socket that was opened with `token`.
@@ -170,7 +170,7 @@ impl Engine {
 
     /// Opens a forward from the host to a guest. The error names the address and the reason.
     pub fn add_forward(&mut self, forward: Forward, io: &mut Io<'_>) -> Result<ForwardId, String> {
-        self.forwards.add(forward, &mut self.flows, io)
+        self.forwards.add(forward, &self.net.config, &mut self.flows, io)
     }
 
     /// Closes a forward's listener; its connections go on. False if there is none.
@@ -310,6 +310,7 @@ impl Engine {
     fn tell_learned(&mut self, io: &mut Io<'_>) {
         for ip in self.net.neighbors.take_fresh() {
             self.flows.tcp.guest_found(&mut self.net, io, ip);
+            self.flows.udp.guest_found(&mut self.net, io, ip);
         }
     }
 }

@@ -116,7 +116,9 @@ pub(crate) struct SimHost {
     pub(crate) takes: Option<usize>,
     pub(crate) refuse: Option<Failure>,
     pub(crate) occupied: HashSet<ListenAddr>,
-    pub(crate) backlog: HashMap<SockId, VecDeque<Accepted>>,
+    /// Clients that wait in the backlog of each listener.
+    pub(crate) backlog: HashMap<SockId, VecDeque<SocketAddr>>,
+    pub(crate) accepts: usize,
 }
 
 #[derive(Clone)]
@@ -190,15 +192,18 @@ impl Host for SimHost {
     }
 
     fn accept(&mut self, listener: SockId, token: Token) -> Accepted {
-        let next = self.backlog.get_mut(&listener).and_then(VecDeque::pop_front);
-        let Some(Accepted::Stream { peer, .. }) = next else {
-            return next.unwrap_or(Accepted::Blocked);
-        };
-        Accepted::Stream { sock: self.add(token, None), peer }
+        self.accepts += 1;
+        if let Some(failure) = self.refuse {
+            return Accepted::Failed(failure);
+        }
+        match self.backlog.get_mut(&listener).and_then(VecDeque::pop_front) {
+            Some(peer) => Accepted::Stream { sock: self.add(token, None), peer: Some(peer) },
+            None => Accepted::Blocked,
+        }
     }
 
     fn explain_bind(&mut self, at: &ListenAddr) -> String {
-        format!("{at:?} is in use")
+        format!("cannot listen on {at}: in use")
     }
 
     fn datagram_open(&mut self, token: Token, kind: DatagramKind) -> Result<SockId, Failure> {

@@ -3,11 +3,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use arrayvec::ArrayVec;
 use smoltcp::wire::IpProtocol;
 use vmlan_wire::Mac;
 
 use crate::gateway::icmp;
-use crate::io::{IcmpError, Io};
+use crate::io::{Host, IcmpError, Io, SockId};
 use crate::net::{self, IpHeader, Net};
 use crate::packet::ETHERNET_HEADER;
 
@@ -31,16 +32,15 @@ pub(super) struct Quote {
     pub(super) protocol: IpProtocol,
 }
 
+/// Errors taken at once.
+const MAX: usize = 16;
+
 const MAX_DATA: usize = 1280;
 
-/// Types and codes: destination unreachable, port unreachable, time exceeded, too big.
-const UNREACHABLE_V4: u8 = 3;
-const PORT_V4: u8 = 3;
-const TOO_BIG_V4: u8 = 4;
+/// Type and code of "port unreachable", types of "time exceeded".
+const PORT_V4: (u8, u8) = (3, 3);
+const PORT_V6: (u8, u8) = (1, 4);
 const EXCEEDED_V4: u8 = 11;
-const UNREACHABLE_V6: u8 = 1;
-const PORT_V6: u8 = 4;
-const TOO_BIG_V6: u8 = 2;
 const EXCEEDED_V6: u8 = 3;
 
 impl From<&IcmpError<'_>> for HostError {
@@ -58,11 +58,20 @@ impl From<&IcmpError<'_>> for HostError {
 }
 
 impl HostError {
+    /// What is in the error queue of a socket; beyond a few at once the guest has heard enough.
+    pub(super) fn take(host: &mut dyn Host, sock: SockId) -> ArrayVec<Self, MAX> {
+        let mut errors = ArrayVec::new();
+        host.datagram_errors(sock, &mut |error| {
+            if !errors.is_full() {
+                errors.push(Self::from(&error));
+            }
+        });
+        errors
+    }
+
     /// Nobody listens there.
     pub(super) fn is_refused(&self) -> bool {
-        let refused =
-            if self.to.is_ipv4() { (UNREACHABLE_V4, PORT_V4) } else { (UNREACHABLE_V6, PORT_V6) };
-        (self.kind, self.code) == refused
+        (self.kind, self.code) == if self.to.is_ipv4() { PORT_V4 } else { PORT_V6 }
     }
 
     /// Tells the guest. `header` is the transport header of the packet it is about.
@@ -74,12 +83,9 @@ impl HostError {
         quote: &Quote,
         header: &[u8],
     ) {
-        let v6 = quote.src.is_ipv6();
-        let (kind, code) =
-            if self.to.is_ipv6() == v6 { (self.kind, self.code) } else { self.as_v6() };
-        let exceeded = if v6 { EXCEEDED_V6 } else { EXCEEDED_V4 };
+        let exceeded = if self.to.is_ipv6() { EXCEEDED_V6 } else { EXCEEDED_V4 };
         let mut ip = IpHeader::new(quote.src, quote.dst, quote.protocol);
-        if kind == exceeded {
+        if self.kind == exceeded {
             ip.ttl = 1;
         }
         let len = header.len() + self.data.len();
@@ -90,7 +96,8 @@ impl HostError {
         quoted.extend_from_slice(&self.data);
         let quoted = quoted.get(ETHERNET_HEADER..).unwrap_or(&[]);
         let offender = self.offender(net, quote);
-        icmp::relayed(net, io, mac, quote.src, offender, (kind, code, self.mtu), quoted);
+        let kind = (self.kind, self.code, self.mtu);
+        icmp::relayed(net, io, mac, quote.src, offender, kind, quoted);
     }
 
     /// Who complains, as the guest knows it.
@@ -99,25 +106,15 @@ impl HostError {
             IpAddr::V4(_) => net.config.gateway.into(),
             IpAddr::V6(_) => net.config.ipv6.gateway().into(),
         };
+        let same_family = self.to.is_ipv6() == quote.src.is_ipv6();
         match self.offender {
+            // Over IPv6 to a service that is there over IPv4: translated, and from the alias.
+            _ if !same_family => self.to.ip(),
             // The destination itself, which may be hidden behind an alias.
             Some(ip) if ip == self.to.ip() || ip.is_loopback() => quote.dst,
-            Some(ip) if ip.is_ipv6() == quote.src.is_ipv6() && !ip.is_unspecified() => ip,
+            Some(ip) if !ip.is_unspecified() => ip,
             None if self.is_refused() => quote.dst,
             _ => gateway(),
-        }
-    }
-
-    /// An ICMP error in the terms of ICMPv6 (RFC 7915 section 4.2), for a guest that came over
-    /// IPv6 to a service that is there over IPv4.
-    fn as_v6(&self) -> (u8, u8) {
-        match (self.kind, self.code) {
-            (UNREACHABLE_V4, PORT_V4) => (UNREACHABLE_V6, PORT_V6),
-            (UNREACHABLE_V4, TOO_BIG_V4) => (TOO_BIG_V6, 0),
-            (EXCEEDED_V4, code) => (EXCEEDED_V6, code),
-            // Administratively prohibited: codes 9, 10 and 13.
-            (UNREACHABLE_V4, 9 | 10 | 13) => (UNREACHABLE_V6, 1),
-            _ => (UNREACHABLE_V6, 0),
         }
     }
 }

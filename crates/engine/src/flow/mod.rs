@@ -4,7 +4,7 @@ mod error;
 mod owners;
 mod peers;
 pub(crate) mod ping;
-mod slots;
+pub(crate) mod slots;
 pub(crate) mod tcp;
 pub(crate) mod udp;
 

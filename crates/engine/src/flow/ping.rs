@@ -7,7 +7,6 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use arrayvec::ArrayVec;
 use smoltcp::wire::IpProtocol;
 use vmlan_wire::Mac;
 use vmlan_wire::checksum::Sum;
@@ -290,11 +289,7 @@ impl Ping {
     /// Relays what is in the error queue of a flow's socket.
     fn errors(&mut self, net: &mut Net, io: &mut Io<'_>, index: u32) {
         let Some(flow) = self.flows.get_mut(index) else { return };
-        let mut errors: ArrayVec<HostError, 16> = ArrayVec::new();
-        io.host.datagram_errors(flow.sock, &mut |error| {
-            let _ = errors.try_push(HostError::from(&error));
-        });
-        for mut error in errors {
+        for mut error in HostError::take(io.host, flow.sock) {
             let Some(peer) = flow.peers.find(error.to) else { continue };
             let Some((header, data)) = error.data.split_first_chunk::<HEADER>() else { continue };
             let header = with_ident(*header, flow.key.ident);

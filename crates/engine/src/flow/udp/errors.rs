@@ -5,12 +5,11 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use arrayvec::ArrayVec;
 use smoltcp::wire::IpProtocol;
 
 use super::flow::Key;
-use super::gather::{self, Destination};
-use super::{HEADER, Udp};
+use super::gather::{self, Destination, Owner};
+use super::{Udp, header};
 use crate::flow::error::{HostError, Quote};
 use crate::hash::SeededState;
 use crate::io::{DatagramOptions, Io};
@@ -60,12 +59,7 @@ impl Udp {
     /// Relays what is in the error queue of a flow's socket.
     pub(super) fn errors(&mut self, net: &mut Net, io: &mut Io<'_>, index: u32) {
         let Some(flow) = self.flows.get(index) else { return };
-        let mut errors: ArrayVec<HostError, 16> = ArrayVec::new();
-        io.host.datagram_errors(flow.sock, &mut |error| {
-            // Beyond a few at once the guest has heard enough.
-            let _ = errors.try_push(HostError::from(&error));
-        });
-        for error in errors {
+        for error in HostError::take(io.host, flow.sock) {
             self.error(net, io, index, &error);
         }
     }
@@ -83,11 +77,7 @@ impl Udp {
         if guest.is_ipv6() && error.to.is_ipv4() && error.is_refused() {
             self.v4_only.forget(port);
         }
-        let mut header = [0; HEADER];
-        let len = u16::try_from(HEADER + error.data.len()).unwrap_or(u16::MAX);
-        header[..2].copy_from_slice(&guest.port().to_be_bytes());
-        header[2..4].copy_from_slice(&port.to_be_bytes());
-        header[4..6].copy_from_slice(&len.to_be_bytes());
+        let header = header(guest.port(), port, error.data.len());
         let quote = Quote { src: guest.ip(), dst: shown.ip(), protocol: IpProtocol::Udp };
         error.relay(net, io, flow.mac, &quote, &header);
     }
@@ -113,7 +103,7 @@ impl Udp {
         let sock = self.sent(other, host, shown, mac, error.data.len(), io.now);
         let Some(sock) = sock else { return };
         let options = DatagramOptions { ttl: 64, tos: 0, dont_fragment: false };
-        let to = Destination { flow: other, sock, addr: host, options };
+        let to = Destination { owner: Owner::Flow(other), sock, addr: host, options };
         // What 127.0.0.1 has to say about it comes as an event.
         let _ = gather::send(io.host, &to, &[&error.data], &mut net.stats);
     }

@@ -22,10 +22,17 @@ pub(super) struct Gather {
 /// Where a run of datagrams goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Destination {
-    pub(super) flow: u32,
+    pub(super) owner: Owner,
     pub(super) sock: SockId,
     pub(super) addr: SocketAddr,
     pub(super) options: DatagramOptions,
+}
+
+/// Whose socket it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    Flow(u32),
+    Forward(u32),
 }
 
 /// A payload: a frame of the batch, and a part of it.

@@ -6,9 +6,12 @@
 //! the host received in one call goes to the guest in one (`reply`), and what the network says
 //! about a datagram reaches the guest as the ICMP error it is (`errors`).
 
+mod clients;
 mod errors;
 mod flow;
 mod gather;
+mod held;
+mod inbound;
 mod reply;
 #[cfg(test)]
 mod tests;
@@ -35,9 +38,12 @@ use crate::snapshot::FlowInfo;
 use crate::stats::Drop;
 use crate::time::Instant;
 use crate::timer::TimerWheel;
+use clients::{Client, Clients};
 use errors::V4Only;
 use flow::{Flow, Key, Reading};
-use gather::{Destination, Gather};
+use gather::{Destination, Gather, Owner};
+use held::Held;
+use inbound::Inbound;
 use reply::{Path, Replies};
 
 /// Length of a UDP header.
@@ -68,6 +74,12 @@ pub(crate) struct Udp {
     gather: Gather,
     replies: Replies,
     v4_only: V4Only,
+    /// Forwards, by number.
+    inbound: HashMap<u32, Inbound, SeededState>,
+    /// Those whose sockets held more than one budget.
+    inbound_ready: Vec<u32>,
+    clients: Clients,
+    held: Held,
 }
 
 /// What a UDP header says, found to agree with its packet.
@@ -93,6 +105,10 @@ impl Udp {
             gather: Gather::default(),
             replies: Replies::default(),
             v4_only: V4Only::new(config.seed),
+            inbound: HashMap::with_hasher(SeededState::new(config.seed)),
+            inbound_ready: Vec::new(),
+            clients: Clients::new(config.seed, now),
+            held: Held::new(config.seed),
         }
     }
 
@@ -105,7 +121,13 @@ impl Udp {
         place: Place<'_>,
     ) -> Result<(), Drop> {
         let header = Header::parse(packet)?;
+        let guest = SocketAddr::new(packet.src, header.src);
         let shown = SocketAddr::new(packet.dst, header.dst);
+        if !self.clients.is_empty()
+            && let Some(client) = self.clients.answered(guest, shown, io.now)
+        {
+            return self.answer(net, io, packet, place, &client, header.len);
+        }
         let host = match policy::route(&net.config, shown) {
             Route::To(StreamTarget::Tcp(host)) => self.v4_only.redirect(host, io.now),
             Route::To(StreamTarget::Dns) => return Err(Drop::NoFlow),
@@ -118,7 +140,7 @@ impl Udp {
                 return Err(Drop::NoFlow);
             }
         };
-        let key = Key { guest: SocketAddr::new(packet.src, header.src), v4: host.is_ipv4() };
+        let key = Key { guest, v4: host.is_ipv4() };
         let index = match self.find(key) {
             Some(index) => index,
             None => self.first(net, io, packet, place, key)?,
@@ -126,7 +148,7 @@ impl Udp {
         self.follow(index, packet.port);
         let sock = self.sent(index, host, shown, packet.src_mac, header.len, io.now);
         let to = Destination {
-            flow: index,
+            owner: Owner::Flow(index),
             sock: sock.ok_or(Drop::NoFlow)?,
             addr: host,
             options: gather::options(packet, net.config.is_own(packet.dst)),
@@ -165,6 +187,11 @@ impl Udp {
             }
         }
         self.expired = expired;
+        self.clients.handle_timeout(io.now);
+        for _ in 0..self.held.expire(io.now) {
+            net.stats.drop(Drop::NoFlow);
+        }
+        self.forwards_go_on(net, io);
         for _ in 0..self.ready.len() {
             let Some(index) = self.ready.pop_front() else { break };
             if let Some(flow) = self.flows.get_mut(index)
@@ -177,11 +204,16 @@ impl Udp {
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        if self.ready.is_empty() { self.timers.next() } else { Some(Instant::ZERO) }
+        if !self.ready.is_empty() || !self.inbound_ready.is_empty() {
+            return Some(Instant::ZERO);
+        }
+        let times = [self.timers.next(), self.clients.next_timeout(), self.held.next_timeout()];
+        times.into_iter().flatten().min()
     }
 
     /// The link of `port` has room again, or is gone.
-    pub(crate) fn port_writable(&mut self, port: PortId) {
+    pub(crate) fn port_writable(&mut self, net: &Net, port: PortId) {
+        self.forwards_writable(net, port);
         for index in self.owners.take_waiting(port) {
             if let Some(flow) = self.flows.get_mut(index)
                 && flow.reading == Reading::Waiting
@@ -206,13 +238,28 @@ impl Udp {
             remote: flow.peers.only().map(|p| p.shown()),
             state: flow.state(),
         };
-        self.flows.iter().map(|(_, flow)| info(flow)).collect()
+        let client = |client: &Client| FlowInfo {
+            protocol: "udp",
+            guest: client.guest,
+            remote: Some(client.shown),
+            state: client.state(),
+        };
+        let flows = self.flows.iter().map(|(_, flow)| info(flow));
+        flows.chain(self.clients.iter().map(client)).collect()
     }
 
     /// Sends what the frames of a batch had for one flow.
     pub(crate) fn end_of_batch(&mut self, net: &mut Net, io: &mut Io<'_>, batch: &FrameBatch) {
         if let Some(failed) = self.gather.flush(io.host, batch, &mut net.stats) {
-            self.errors(net, io, failed.flow);
+            self.failed(net, io, failed.owner);
+        }
+    }
+
+    /// The host did not take everything: it may say why.
+    fn failed(&mut self, net: &mut Net, io: &mut Io<'_>, owner: Owner) {
+        match owner {
+            Owner::Flow(index) => self.errors(net, io, index),
+            Owner::Forward(forward) => self.forward_errors(net, io, forward),
         }
     }
 
@@ -366,7 +413,7 @@ impl Udp {
         }
         let payload = packet.payload.get(HEADER..HEADER + len).unwrap_or(&[]);
         if let Some(failed) = gather::send(io.host, &to, &[payload], &mut net.stats) {
-            self.errors(net, io, failed.flow);
+            self.failed(net, io, failed.owner);
         }
     }
 
@@ -403,6 +450,13 @@ impl Udp {
             }
         }
     }
+}
+
+/// A header whose checksum is still to be made.
+fn header(from: u16, to: u16, len: usize) -> [u8; HEADER] {
+    let len = u16::try_from(HEADER + len).unwrap_or(u16::MAX);
+    let ([f0, f1], [t0, t1], [l0, l1]) = (from.to_be_bytes(), to.to_be_bytes(), len.to_be_bytes());
+    [f0, f1, t0, t1, l0, l1, 0, 0]
 }
 
 impl Header {

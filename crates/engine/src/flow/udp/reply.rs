@@ -181,13 +181,6 @@ fn transmit(
 
 /// What does not fit the MTU goes in fragments.
 fn send_large(net: &mut Net, links: &mut dyn Links, path: Path, data: &[u8]) -> bool {
-    let Ok(len) = u16::try_from(HEADER + data.len()) else {
-        net.stats.drop(Drop::TooBig);
-        return true;
-    };
-    let mut header = [0; HEADER];
-    header[..2].copy_from_slice(&path.from.port().to_be_bytes());
-    header[2..4].copy_from_slice(&path.guest.port().to_be_bytes());
-    header[4..6].copy_from_slice(&len.to_be_bytes());
+    let header = super::header(path.from.port(), path.guest.port(), data.len());
     net.send_ip_on(links, path.mac, &path.ip(), &header, data)
 }
