@@ -1,5 +1,4 @@
 use super::*;
-use crate::flow::tcp;
 use crate::io::Failure;
 use crate::testing::{World, parse_ip, udp_frame};
 use crate::{Drop, SockId};
