@@ -9,6 +9,7 @@ use rustix::net::{AddressFamily, SocketType, ipproto, sockopt};
 use vmlan_engine::SockId;
 use vmlan_engine::io::{Datagram, DatagramKind, DatagramOptions, Drained, Failure, IcmpError};
 
+use crate::locals::Locals;
 use crate::stream::pending_error;
 use crate::sys;
 
@@ -30,6 +31,8 @@ pub(crate) struct Socket {
     options: Option<DatagramOptions>,
     /// Runs of equal datagrams may go as one message.
     segment: bool,
+    /// For a socket that is bound to every address: the one that each peer spoke to.
+    locals: Option<Box<Locals>>,
 }
 
 impl Socket {
@@ -49,13 +52,18 @@ impl Socket {
             // A smaller buffer only loses more.
             let _ = sockopt::set_socket_recv_buffer_size(&fd, RECV_BUFFER);
         }
+        let mut locals = None;
         if let DatagramKind::UdpBound(at) = kind {
             if ipv6 {
                 sockopt::set_ipv6_v6only(&fd, true)?;
             }
+            if at.ip().is_unspecified() {
+                sys::set_local_address(&fd, ipv6)?;
+                locals = Some(Box::default());
+            }
             rustix::net::bind(&fd, &at)?;
         }
-        Ok((fd, Self { ipv6, options: None, segment: udp }))
+        Ok((fd, Self { ipv6, options: None, segment: udp, locals }))
     }
 
     /// Sets what differs from the datagram before.
@@ -114,15 +122,17 @@ impl Datagrams {
         payloads: &[&[u8]],
     ) -> usize {
         socket.set(fd, options);
+        let from = socket.locals.as_ref().and_then(|locals| locals.of(to));
         let (mut taken, mut at) = (0, 0);
         let mut retried = false;
         while let Some(rest) = payloads.get(at..).filter(|rest| !rest.is_empty()) {
             let (sent, error) = match rest {
-                [one] => match rustix::net::sendto(fd, one, sys::SEND_FLAGS, &to) {
+                [one] if from.is_none() => match rustix::net::sendto(fd, one, sys::SEND_FLAGS, &to)
+                {
                     Ok(_) => (1, None),
                     Err(errno) => (0, Some(errno)),
                 },
-                many => self.batches.send(fd, to, many, &mut socket.segment),
+                many => self.batches.send(fd, to, from, many, &mut socket.segment),
             };
             taken += sent;
             at += sent;
@@ -150,13 +160,14 @@ impl Datagrams {
     pub(crate) fn recv(
         &mut self,
         fd: &OwnedFd,
+        socket: &mut Socket,
         budget: usize,
         each: &mut dyn FnMut(&[Datagram<'_>]),
     ) -> Drained {
         let mut left = budget;
         let mut pending = 0;
         while left > 0 && pending < MAX_PENDING {
-            match self.batches.recv(fd, left, each) {
+            match self.batches.recv(fd, left, socket.locals.as_deref_mut(), each) {
                 Ok((asked, got)) if got < asked => return Drained::Empty,
                 Ok((_, got)) => left -= got,
                 Err(Errno::AGAIN) => return Drained::Empty,

@@ -11,6 +11,7 @@ mod explain;
 mod failure;
 mod limits;
 mod listener;
+mod locals;
 mod sockets;
 mod stream;
 mod sys;

@@ -265,9 +265,9 @@ impl Host for Sockets {
         budget: usize,
         each: &mut dyn FnMut(&[Datagram<'_>]),
     ) -> Drained {
-        match self.table.get(sock.0 as usize) {
-            Some(Socket { fd, kind: Kind::Datagram(_), .. }) => {
-                self.datagrams.recv(fd, budget, each)
+        match self.table.get_mut(sock.0 as usize) {
+            Some(Socket { fd, kind: Kind::Datagram(socket), .. }) => {
+                self.datagrams.recv(fd, socket, budget, each)
             }
             _ => Drained::Empty,
         }

@@ -194,7 +194,7 @@ fn closing_while_a_loopback_connect_is_unsettled_is_safe() {
             rig.sockets.close(sock, Close::Normal);
         }
     }
-    assert_eq!(rig.event(99).error, true);
+    assert!(rig.event(99).error);
     rig.turn(std::time::Duration::ZERO);
     assert_eq!(rig.sockets.open_sockets(), 50);
 }

@@ -334,7 +334,7 @@ impl Udp {
         let Self { sockets, queries, moved, .. } = self;
         let Some(socket) = sockets.get(index) else { return };
         for _ in 0..MAX_BATCHES {
-            let read = batches.recv(&socket.fd, BATCH, &mut |replies| {
+            let read = batches.recv(&socket.fd, BATCH, None, &mut |replies| {
                 for reply in replies {
                     let moving = queries.reply(shared, index, socket.server, reply.data, now);
                     moved.extend(moving);

@@ -1,7 +1,7 @@
 //! macOS and the BSDs: no error queues, no batches, no ports of other processes to look at.
 
 use std::io::IoSlice;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -14,6 +14,7 @@ use rustix::net::{
 use vmlan_engine::io::{Datagram, IcmpError, ListenAddr};
 
 use super::set_int;
+use crate::locals::Locals;
 
 /// The signal is switched off by socket.
 pub(crate) const SEND_FLAGS: SendFlags = SendFlags::empty();
@@ -69,6 +70,12 @@ pub(crate) fn set_dont_fragment(fd: impl AsFd, ipv6: bool, on: bool) {
     let _ = set_int(fd, level, name, i32::from(on));
 }
 
+/// Answers come from the address that the system chooses.
+#[expect(clippy::unnecessary_wraps, reason = "others can fail")]
+pub(crate) fn set_local_address(_fd: impl AsFd, _ipv6: bool) -> Result<(), Errno> {
+    Ok(())
+}
+
 pub(crate) fn bind_unix_private(
     fd: &OwnedFd,
     addr: &SocketAddrUnix,
@@ -101,6 +108,7 @@ impl Batches {
         &mut self,
         fd: &OwnedFd,
         max: usize,
+        _locals: Option<&mut Locals>,
         each: &mut dyn FnMut(&[Datagram<'_>]),
     ) -> Result<(usize, usize), Errno> {
         const BATCH: usize = 16;
@@ -126,6 +134,7 @@ impl Batches {
         &mut self,
         fd: &OwnedFd,
         to: SocketAddr,
+        _from: Option<IpAddr>,
         payloads: &[&[u8]],
         _segment: &mut bool,
     ) -> (usize, Option<Errno>) {

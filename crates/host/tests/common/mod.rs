@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mio::{Events, Poll};
-use vmlan_engine::io::{Failure, Received, Sent, StreamTarget};
+use vmlan_engine::io::{DatagramOptions, Failure, Received, Sent, StreamTarget};
 use vmlan_engine::{Host, Instant, Readiness, SockId, Token};
 use vmlan_host::{DnsSource, Options, Sockets};
 
@@ -146,3 +146,6 @@ impl Rig {
         }
     }
 }
+
+/// What most datagrams of a guest ask for.
+pub(crate) const PLAIN: DatagramOptions = DatagramOptions { ttl: 63, tos: 0, dont_fragment: false };

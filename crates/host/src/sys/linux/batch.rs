@@ -7,13 +7,15 @@
 
 use std::ffi::c_int;
 use std::mem;
-use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use arrayvec::ArrayVec;
 use rustix::io::Errno;
 use vmlan_engine::io::Datagram;
 
+use super::control::Control;
+use crate::locals::Locals;
 use crate::sys::last_errno;
 
 /// Datagrams in one call.
@@ -29,11 +31,6 @@ const MAX_RUN: usize = 65_000;
 
 #[expect(clippy::cast_possible_truncation, reason = "28 bytes")]
 pub(super) const NAME_LEN: libc::socklen_t = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
-
-/// Room for one control message with a `u16`.
-#[repr(C, align(8))]
-#[derive(Clone, Copy)]
-struct Control([u8; 24]);
 
 /// Scratch for batches, shared by all sockets.
 #[derive(Default)]
@@ -52,7 +49,10 @@ struct Recv {
     data: Vec<u8>,
     names: Vec<libc::sockaddr_in6>,
     iovs: Vec<libc::iovec>,
+    controls: Vec<Control>,
     messages: Vec<libc::mmsghdr>,
+    /// The first headers have their control buffers.
+    with_control: bool,
 }
 
 struct Send {
@@ -73,11 +73,13 @@ impl Batches {
         &mut self,
         fd: &OwnedFd,
         max: usize,
+        mut locals: Option<&mut Locals>,
         each: &mut dyn FnMut(&[Datagram<'_>]),
     ) -> Result<(usize, usize), Errno> {
         let recv = self.recv.get_or_insert_with(Recv::new);
         let asked = max.min(SLOTS);
         let count = u32::try_from(asked).map_err(|_| Errno::INVAL)?;
+        recv.want_control(asked, locals.is_some());
         // SAFETY: the first `asked` headers lead to names and buffers that `recv` owns, each with
         // its true length.
         let got = unsafe {
@@ -92,11 +94,15 @@ impl Batches {
         let Ok(got) = usize::try_from(got) else { return Err(last_errno()) };
         let slots = recv.messages.iter_mut().zip(&recv.names).zip(recv.data.chunks_exact(SLOT));
         let mut datagrams = ArrayVec::<_, SLOTS>::new();
-        for ((message, name), data) in slots.take(got) {
+        for (((message, name), data), control) in slots.zip(&recv.controls).take(got) {
             let data = data.get(..message.msg_len as usize).unwrap_or(data);
             message.msg_hdr.msg_namelen = NAME_LEN;
-            if let Some(from) = socket_addr(name) {
-                datagrams.push(Datagram { from, data });
+            let Some(from) = socket_addr(name) else { continue };
+            datagrams.push(Datagram { from, data });
+            if let Some(locals) = locals.as_deref_mut()
+                && let Some(local) = control.local_address(message.msg_hdr.msg_controllen)
+            {
+                locals.heard(from, local);
             }
         }
         if !datagrams.is_empty() {
@@ -105,12 +111,13 @@ impl Batches {
         Ok((asked, got))
     }
 
-    /// Sends payloads to one place and tells how many were sent and which error ended it. `segment`
+    /// Sends payloads to one place, from a certain address if one is given, and tells how many were sent and which error ended it. `segment`
     /// is taken back when the kernel does not do it for this socket.
     pub(crate) fn send(
         &mut self,
         fd: &OwnedFd,
         to: SocketAddr,
+        from: Option<IpAddr>,
         payloads: &[&[u8]],
         segment: &mut bool,
     ) -> (usize, Option<Errno>) {
@@ -122,7 +129,7 @@ impl Batches {
         };
         let mut sent = 0;
         while let Some(rest) = payloads.get(sent..).filter(|rest| !rest.is_empty()) {
-            let messages = send.fill(rest, name_len, *segment);
+            let messages = send.fill(rest, name_len, from, *segment);
             let Ok(count) = u32::try_from(messages) else { break };
             let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
             // SAFETY: the first `messages` headers lead to the name, slices of `payloads` and
@@ -155,7 +162,9 @@ impl Recv {
             data: vec![0; SLOTS * SLOT],
             names: vec![name; SLOTS],
             iovs: Vec::with_capacity(SLOTS),
+            controls: vec![Control::EMPTY; SLOTS],
             messages: vec![message; SLOTS],
+            with_control: false,
         };
         for slot in recv.data.chunks_exact_mut(SLOT) {
             recv.iovs.push(libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: SLOT });
@@ -169,6 +178,23 @@ impl Recv {
         }
         recv
     }
+
+    /// Lends the control buffers to the kernel for this call, or takes them back.
+    fn want_control(&mut self, count: usize, wanted: bool) {
+        if !wanted && !self.with_control {
+            return;
+        }
+        let count = if wanted { count } else { SLOTS };
+        for (message, control) in self.messages.iter_mut().zip(&mut self.controls).take(count) {
+            let header = &mut message.msg_hdr;
+            (header.msg_control, header.msg_controllen) = if wanted {
+                (control.as_mut_ptr(), Control::capacity())
+            } else {
+                (std::ptr::null_mut(), 0)
+            };
+        }
+        self.with_control = wanted;
+    }
 }
 
 impl Send {
@@ -176,29 +202,23 @@ impl Send {
         // SAFETY: all-zero is a valid value of these C structures.
         let (name, message) =
             unsafe { (mem::zeroed::<libc::sockaddr_in6>(), mem::zeroed::<libc::mmsghdr>()) };
-        let mut send = Self {
+        Self {
             name: Box::new(name),
             iovs: Vec::with_capacity(SLOTS * MAX_SEGMENTS),
-            controls: vec![Control([0; 24]); SLOTS],
+            controls: vec![Control::EMPTY; SLOTS],
             messages: vec![message; SLOTS],
             counts: Vec::with_capacity(SLOTS),
-        };
-        // SAFETY: no memory is accessed.
-        let len = unsafe { libc::CMSG_LEN(2) } as usize;
-        for control in &mut send.controls {
-            let header = control.0.as_mut_ptr().cast::<libc::cmsghdr>();
-            // SAFETY: `Control` is as large as CMSG_SPACE(2) and aligned for a `cmsghdr`.
-            unsafe {
-                (*header).cmsg_len = len;
-                (*header).cmsg_level = libc::SOL_UDP;
-                (*header).cmsg_type = libc::UDP_SEGMENT;
-            }
         }
-        send
     }
 
     /// Prepares messages for as many payloads as fit and returns the number of messages.
-    fn fill(&mut self, payloads: &[&[u8]], name_len: usize, segment: bool) -> usize {
+    fn fill(
+        &mut self,
+        payloads: &[&[u8]],
+        name_len: usize,
+        from: Option<IpAddr>,
+        segment: bool,
+    ) -> usize {
         self.counts.clear();
         self.iovs.clear();
         let mut rest = payloads;
@@ -219,26 +239,15 @@ impl Send {
             // SAFETY: within what was reserved, so the vector does not move either.
             header.msg_iov = unsafe { self.iovs.as_mut_ptr().add(start) };
             header.msg_iovlen = count;
-            if count > 1 {
-                let size = u16::try_from(first.len()).unwrap_or(0);
-                control.set_segment(size);
-                header.msg_control = control.0.as_mut_ptr().cast();
-                // SAFETY: no memory is accessed.
-                header.msg_controllen = unsafe { libc::CMSG_SPACE(2) } as usize;
-            } else {
-                header.msg_control = std::ptr::null_mut();
-                header.msg_controllen = 0;
-            }
+            let size = u16::try_from(first.len()).ok().filter(|_| count > 1);
+            header.msg_controllen = control.write(size, from);
+            header.msg_control = match header.msg_controllen {
+                0 => std::ptr::null_mut(),
+                _ => control.as_mut_ptr(),
+            };
             self.counts.push(count);
         }
         self.counts.len()
-    }
-}
-
-impl Control {
-    fn set_segment(&mut self, size: u16) {
-        const DATA: usize = size_of::<libc::cmsghdr>();
-        self.0[DATA..DATA + 2].copy_from_slice(&size.to_ne_bytes());
     }
 }
 

@@ -1,6 +1,7 @@
 //! Linux.
 
 mod batch;
+mod control;
 mod errqueue;
 mod holder;
 
@@ -70,6 +71,15 @@ pub(crate) fn set_dont_fragment(fd: impl AsFd, ipv6: bool, on: bool) {
         (true, false) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_WANT),
     };
     let _ = set_int(fd, level, name, value);
+}
+
+/// Asks for the local address with each datagram.
+pub(crate) fn set_local_address(fd: impl AsFd, ipv6: bool) -> Result<(), Errno> {
+    if ipv6 {
+        set_int(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
+    } else {
+        set_int(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
+    }
 }
 
 /// Binds a UNIX socket whose file only its owner may use from the first moment: the file takes the
