@@ -22,6 +22,8 @@ pub struct Config {
     pub mtu: u16,
     /// Search domains for DHCP and RA.
     pub search: Vec<String>,
+    /// Addresses that DHCP keeps for one guest; they need not be in the pool.
+    pub reservations: Vec<(Mac, Ipv4Addr)>,
     pub host_loopback: HostLoopback,
     /// The host's own addresses, which are its loopback by other names.
     pub host_addresses: Vec<IpAddr>,
@@ -103,6 +105,7 @@ impl Config {
             gateway_mac: Mac([0x52, 0x55, a, b, c, d]),
             mtu: 65520,
             search: Vec::new(),
+            reservations: Vec::new(),
             host_loopback: HostLoopback::All,
             host_addresses: Vec::new(),
             seed,

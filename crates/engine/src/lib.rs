@@ -102,6 +102,7 @@ impl Engine {
     pub fn remove_port(&mut self, port: PortId, io: &mut Io<'_>) {
         self.net.switch.remove_port(port);
         self.net.neighbors.forget_port(port);
+        self.gateway.forget_port(port);
         self.flows.udp.port_writable(&self.net, port);
         self.flows.tcp.port_gone(&self.net, io);
     }

@@ -14,13 +14,12 @@ use crate::stats::Drop;
 
 const ARP_LEN: usize = 28;
 
-/// Handles an ARP packet and returns the address that its sender holds, if it holds one.
 pub(super) fn handle(
     net: &mut Net,
     io: &mut Io<'_>,
     port: PortId,
     eth: &EthernetFrame<&[u8]>,
-) -> Result<Option<Ipv4Addr>, Drop> {
+) -> Result<(), Drop> {
     let packet = ArpPacket::new_checked(eth.payload()).map_err(|_| Drop::Malformed)?;
     let Ok(ArpRepr::EthernetIpv4 {
         operation,
@@ -35,8 +34,8 @@ pub(super) fn handle(
     if mac != eth.src_addr() {
         return Err(Drop::Spoofed);
     }
-    let is_probe = sender.is_unspecified();
-    if !is_probe {
+    // A probe teaches nothing: its sender has no address yet.
+    if !sender.is_unspecified() {
         if !net.config.ipv4.is_host(sender) || net.config.is_own(sender.into()) {
             return Err(Drop::Source);
         }
@@ -51,7 +50,7 @@ pub(super) fn handle(
         ArpOperation::Request | ArpOperation::Reply => {}
         ArpOperation::Unknown(_) => return Err(Drop::UnknownProtocol),
     }
-    Ok((!is_probe).then_some(sender))
+    Ok(())
 }
 
 /// Asks the guests who has `target`.

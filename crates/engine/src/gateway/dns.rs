@@ -9,9 +9,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use slab::Slab;
-use smoltcp::wire::{IpProtocol, UdpPacket};
+use smoltcp::wire::IpProtocol;
 use vmlan_wire::Mac;
 
+use super::udp;
 use crate::flow::Origin;
 use crate::io::{Io, PortId, Token};
 use crate::net::{IpHeader, Net};
@@ -27,7 +28,6 @@ const PENDING_PER_PORT: u16 = 512;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 const HEADER: usize = 12;
-const UDP_HEADER: usize = 8;
 /// QR, in the third byte of the header: this is an answer.
 const ANSWER: u8 = 0x80;
 
@@ -70,14 +70,10 @@ impl Dns {
         io: &mut Io<'_>,
         packet: &Packet<'_>,
     ) -> Result<(), Drop> {
-        let udp = UdpPacket::new_checked(packet.payload).map_err(|_| Drop::Malformed)?;
+        let udp = udp::parse(packet)?;
         let message = udp.payload();
-        let question = message.len() >= HEADER && message.get(2).is_some_and(|b| b & ANSWER == 0);
-        if !question || udp.src_port() == 0 || usize::from(udp.len()) != packet.payload.len() {
+        if message.len() < HEADER || message.get(2).is_none_or(|b| b & ANSWER != 0) {
             return Err(Drop::Malformed);
-        }
-        if !packet.checksum_ok() {
-            return Err(Drop::Checksum);
         }
         if !is_unicast(packet.src) {
             return Err(Drop::Source);
@@ -101,15 +97,13 @@ impl Dns {
             net.stats.drop(Drop::NoFlow);
             return;
         }
-        let Ok(len) = u16::try_from(UDP_HEADER + message.len()) else {
+        let Some(header) = udp::header(PORT, pending.guest.1, message) else {
             net.stats.drop(Drop::TooBig);
             return;
         };
-        let ([s0, s1], [d0, d1], [l0, l1]) =
-            (PORT.to_be_bytes(), pending.guest.1.to_be_bytes(), len.to_be_bytes());
         let mut ip = IpHeader::new(pending.server, pending.guest.0, IpProtocol::Udp);
         ip.tos = pending.tos;
-        net.send_ip(io, pending.mac, &ip, &[s0, s1, d0, d1, l0, l1, 0, 0], message);
+        net.send_ip(io, pending.mac, &ip, &header, message);
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant, net: &mut Net) {

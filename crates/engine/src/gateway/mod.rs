@@ -2,8 +2,10 @@
 //! its own addresses, DNS. Each service is a file: a packet in, an answer out.
 
 mod arp;
+mod dhcp;
 mod dns;
 pub(crate) mod icmp;
+mod lease;
 pub(crate) mod limit;
 mod nd;
 mod ra;
@@ -11,6 +13,7 @@ mod ra;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 use std::net::IpAddr;
 
@@ -22,6 +25,7 @@ use crate::net::Net;
 use crate::packet::Packet;
 use crate::stats::Drop;
 use crate::time::Instant;
+use dhcp::Dhcp;
 use dns::Dns;
 use nd::Heard;
 use ra::Ra;
@@ -30,6 +34,7 @@ use ra::Ra;
 pub(crate) struct Gateway {
     ra: Ra,
     dns: Dns,
+    dhcp: Dhcp,
 }
 
 /// Who a packet is for.
@@ -38,6 +43,7 @@ enum Service {
     Echo,
     Neighbors,
     Dns,
+    Dhcp,
 }
 
 /// Asks the guests who has `ip`, an address of this network. The answer is learned and flows that
@@ -51,7 +57,7 @@ pub(crate) fn solicit(net: &mut Net, io: &mut Io<'_>, ip: IpAddr) {
 
 impl Gateway {
     pub(crate) fn new(config: &Config, now: Instant) -> Self {
-        Self { ra: Ra::new(config, now), dns: Dns::new(now) }
+        Self { ra: Ra::new(config, now), dns: Dns::new(now), dhcp: Dhcp::new(config, now) }
     }
 
     pub(crate) fn arp(
@@ -61,8 +67,12 @@ impl Gateway {
         port: PortId,
         eth: &EthernetFrame<&[u8]>,
     ) -> Result<(), Drop> {
-        arp::handle(net, io, port, eth)?;
-        Ok(())
+        arp::handle(net, io, port, eth)
+    }
+
+    /// A port is gone.
+    pub(crate) fn forget_port(&mut self, port: PortId) {
+        self.dhcp.forget_port(port);
     }
 
     /// Whether a packet is for a service of the gateway's own rather than for a flow.
@@ -80,9 +90,10 @@ impl Gateway {
             Some(Service::Echo) => icmp::echo(net, io, packet),
             Some(Service::Neighbors) => match nd::handle(net, io, packet)? {
                 Heard::RouterSolicitation => self.ra.solicited(net, io, packet),
-                Heard::Holds(_) | Heard::Nothing => Ok(()),
+                Heard::Done => Ok(()),
             },
             Some(Service::Dns) => self.dns.query(net, io, packet),
+            Some(Service::Dhcp) => self.dhcp.handle(net, io, packet),
             None => Ok(()),
         }
     }
@@ -100,12 +111,13 @@ impl Gateway {
     pub(crate) fn handle_timeout(&mut self, net: &mut Net, io: &mut Io<'_>) {
         self.ra.handle_timeout(net, io);
         self.dns.handle_timeout(io.now, net);
+        self.dhcp.handle_timeout(net, io);
     }
 
     pub(crate) fn next_timeout(&self, net: &Net) -> Option<Instant> {
         // Without guests there is nobody to advertise to.
         let ra = net.switch.ports().next().map(|_| self.ra.next_timeout());
-        [ra, self.dns.next_timeout()].into_iter().flatten().min()
+        [ra, self.dns.next_timeout(), self.dhcp.next_timeout()].into_iter().flatten().min()
     }
 }
 
@@ -129,6 +141,13 @@ fn udp_service(net: &Net, packet: &Packet<'_>) -> Option<Service> {
         dns::PORT if net.config.is_dns(packet.dst) && packet.dst_mac.is_unicast() => {
             Some(Service::Dns)
         }
+        dhcp::SERVER_PORT if is_broadcast(net, packet.dst) || net.config.is_own(packet.dst) => {
+            (!packet.is_v6()).then_some(Service::Dhcp)
+        }
         _ => None,
     }
+}
+
+fn is_broadcast(net: &Net, dst: IpAddr) -> bool {
+    matches!(dst, IpAddr::V4(a) if a.is_broadcast() || a == net.config.ipv4.broadcast())
 }

@@ -20,13 +20,11 @@ pub(super) const HOP_LIMIT: u8 = 255;
 /// Neighbour solicitation or advertisement: type, code, checksum, flags, target and one option.
 const NEIGHBOR_LEN: usize = 32;
 
-/// What a guest said about itself.
+/// What is left to do about a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Heard {
-    Nothing,
-    /// It holds this address.
-    Holds(Ipv6Addr),
-    /// It asks for a router advertisement.
+    Done,
+    /// The guest asks for a router advertisement.
     RouterSolicitation,
 }
 
@@ -50,7 +48,7 @@ pub(super) fn handle(net: &mut Net, io: &mut Io<'_>, packet: &Packet<'_>) -> Res
             if net.config.is_own(target_addr.into()) {
                 advertise(net, io, target_addr, packet);
             }
-            Ok(Heard::Nothing)
+            Ok(Heard::Done)
         }
         NdiscRepr::NeighborAdvert { flags, target_addr, lladdr } => {
             let solicited = flags.contains(NdiscNeighborFlags::SOLICITED);
@@ -67,7 +65,7 @@ pub(super) fn handle(net: &mut Net, io: &mut Io<'_>, packet: &Packet<'_>) -> Res
             {
                 return Err(Drop::Source);
             }
-            Ok(Heard::Holds(target_addr))
+            Ok(Heard::Done)
         }
         NdiscRepr::RouterSolicit { lladdr } => {
             if packet.src.is_unspecified() && lladdr.is_some() {
@@ -76,7 +74,7 @@ pub(super) fn handle(net: &mut Net, io: &mut Io<'_>, packet: &Packet<'_>) -> Res
             Ok(Heard::RouterSolicitation)
         }
         // The gateway is the only router; what others advertise or redirect is between guests.
-        NdiscRepr::RouterAdvert { .. } | NdiscRepr::Redirect { .. } => Ok(Heard::Nothing),
+        NdiscRepr::RouterAdvert { .. } | NdiscRepr::Redirect { .. } => Ok(Heard::Done),
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::cast_possible_truncation, clippy::unwrap_used)]
 
 mod arp;
+mod dhcp;
 mod dns;
 mod icmp;
 mod nd;
