@@ -3,12 +3,17 @@
 //! and the engine's port of that guest.
 //!
 //! - [`stream`]: UNIX stream sockets with QEMU's framing ([`framing`])
+//! - [`tap`] (Linux): TAP devices with checksum and segmentation offload
+//! - [`scm`]: descriptors passed between processes
 //!
 //! Readiness is edge-triggered. A link never blocks, and what it buffers is bounded.
 
 mod error;
 pub mod framing;
+pub mod scm;
 pub mod stream;
+#[cfg(target_os = "linux")]
+pub mod tap;
 
 use std::os::fd::BorrowedFd;
 use std::time::Instant;

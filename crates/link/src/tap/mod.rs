@@ -1,0 +1,183 @@
+//! A guest behind a TAP device: a network namespace, or a virtual machine whose monitor shares the
+//! device. Checksums and segmentation are left undone in both directions, so that a train of 64 KiB
+//! costs one system call and no look at its bytes (`IFF_VNET_HDR`).
+//!
+//! [`TapLink`] moves frames; [`netns`] makes the device in a namespace of somebody else's;
+//! [`configure`] gives an interface its addresses and routes.
+
+pub mod configure;
+mod device;
+mod netlink;
+pub mod netns;
+mod vnet;
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use vmlan_wire::{FrameBatch, Offload, OutFrame};
+
+use crate::framing::MAX_FRAME;
+use crate::{CloseReason, Flushed, Link, LinkCaps, PeerId, Recv};
+
+pub use configure::{ConfigureError, InterfaceConfig, configure_interface};
+pub use netns::{NetnsError, open_in_netns};
+
+/// The largest frames that one pass reads. One at a time means a write to the host and an
+/// acknowledgement for each; with many, the guest waits.
+const READS: usize = 4;
+
+/// Small frames that one pass reads.
+const FRAMES: usize = 64;
+
+/// Room for one frame and its header, in whole words.
+const SLOT: usize = (vnet::HEADER + MAX_FRAME).next_multiple_of(8);
+
+/// A TAP link.
+#[derive(Debug)]
+pub struct TapLink {
+    device: OwnedFd,
+    vnet_header: bool,
+    blocked: bool,
+    closed: Option<CloseReason>,
+}
+
+impl TapLink {
+    /// Takes over an open TAP device. An error of kind `InvalidInput` says that it is none, or one
+    /// that was opened without `IFF_NO_PI`.
+    pub fn new(device: OwnedFd) -> io::Result<Self> {
+        let framing = device::framing(device.as_fd()).ok_or(io::ErrorKind::InvalidInput)?;
+        if framing.vnet_header {
+            device::set_offload(device.as_fd())?;
+        }
+        rustix::io::ioctl_fionbio(&device, true)?;
+        Ok(Self { device, vnet_header: framing.vnet_header, blocked: false, closed: None })
+    }
+
+    /// Whether the descriptor is an open TAP device.
+    pub fn is_tap(fd: BorrowedFd<'_>) -> bool {
+        device::framing(fd).is_some()
+    }
+
+    /// Makes a TAP in the caller's own network namespace.
+    pub fn create(name: &str) -> io::Result<OwnedFd> {
+        device::create(name)
+    }
+
+    /// Reads one frame to `buf[at..]`; returns where it starts, its length and offload.
+    fn read(&self, buf: &mut [u8]) -> rustix::io::Result<(usize, usize, Offload)> {
+        let n = loop {
+            match rustix::io::read(&self.device, &mut *buf) {
+                Err(Errno::INTR) => {}
+                result => break result?,
+            }
+        };
+        if !self.vnet_header {
+            return Ok((0, n, Offload::NONE));
+        }
+        let offload = buf.first_chunk().map_or(Offload::NONE, vnet::parse);
+        Ok((vnet::HEADER, n.saturating_sub(vnet::HEADER), offload))
+    }
+
+    fn write(&self, frame: &OutFrame<'_>) -> rustix::io::Result<()> {
+        let header = vnet::emit(frame.offload);
+        let slices = [
+            IoSlice::new(&header),
+            IoSlice::new(frame.head),
+            IoSlice::new(frame.body[0]),
+            IoSlice::new(frame.body[1]),
+        ];
+        let slices = slices.get(usize::from(!self.vnet_header)..).unwrap_or_default();
+        loop {
+            match rustix::io::writev(&self.device, slices) {
+                Err(Errno::INTR) => {}
+                result => return result.map(|_| ()),
+            }
+        }
+    }
+
+    fn close(&mut self, error: Errno) -> CloseReason {
+        let reason = match error {
+            // The interface was removed, or its namespace ended with its last process.
+            Errno::BADFD | Errno::NODEV => CloseReason::Eof,
+            error => CloseReason::from(&io::Error::from(error)),
+        };
+        *self.closed.get_or_insert(reason)
+    }
+}
+
+impl Link for TapLink {
+    fn caps(&self) -> LinkCaps {
+        let able = self.vnet_header;
+        LinkCaps { checksum: able, tso4: able, tso6: able }
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
+    }
+
+    fn recv(&mut self, batch: &mut FrameBatch) -> Recv {
+        batch.clear();
+        if let Some(reason) = self.closed {
+            return Recv::Closed(reason);
+        }
+        if batch.buf.len() < READS * SLOT {
+            batch.buf.resize(READS * SLOT, 0);
+        }
+        let mut at = 0;
+        let more = loop {
+            if batch.len() >= FRAMES || at + SLOT > READS * SLOT {
+                break true;
+            }
+            match self.read(batch.buf.get_mut(at..at + SLOT).unwrap_or_default()) {
+                Ok((start, len, offload)) => {
+                    batch.push(at + start, len, offload);
+                    at = (at + start + len).next_multiple_of(8);
+                }
+                Err(Errno::AGAIN) => break false,
+                Err(error) => {
+                    let reason = self.close(error);
+                    if batch.is_empty() {
+                        return Recv::Closed(reason);
+                    }
+                    break true;
+                }
+            }
+        };
+        if batch.is_empty() { Recv::Empty } else { Recv::Frames { peer: PeerId(0), more } }
+    }
+
+    fn send(&mut self, _peer: PeerId, frames: &[OutFrame<'_>]) -> usize {
+        for (taken, frame) in frames.iter().enumerate() {
+            if self.closed.is_some() {
+                break;
+            }
+            match self.write(frame) {
+                Err(Errno::AGAIN) => {
+                    self.blocked = true;
+                    return taken;
+                }
+                Err(error @ (Errno::BADFD | Errno::NODEV)) => {
+                    self.close(error);
+                }
+                // What the interface does not take, because it is down or short of memory or finds
+                // the frame wrong, is lost as on any wire.
+                Ok(()) | Err(_) => {}
+            }
+        }
+        frames.len()
+    }
+
+    fn flush(&mut self) -> Flushed {
+        if self.closed.is_some() {
+            return Flushed::Closed;
+        }
+        if self.blocked {
+            let mut fds = [PollFd::from_borrowed_fd(self.device.as_fd(), PollFlags::OUT)];
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            self.blocked = !poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0);
+        }
+        if self.blocked { Flushed::Blocked } else { Flushed::Done }
+    }
+}
