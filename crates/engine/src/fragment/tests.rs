@@ -76,7 +76,7 @@ fn join(frames: &[Vec<u8>], v6: bool) -> Vec<u8> {
         };
         assert_eq!(offset, whole.len());
         assert_eq!(more, i + 1 < frames.len());
-        assert_eq!(*id.get_or_insert(this.clone()), this);
+        assert_eq!(*id.get_or_insert_with(|| this.clone()), this);
         whole.extend_from_slice(data);
     }
     whole

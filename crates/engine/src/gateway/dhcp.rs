@@ -85,8 +85,9 @@ impl Dhcp {
         Self { pool: Pool::new(config, now), probes: Vec::new(), search: names.collect() }
     }
 
-    pub(super) fn pool(&self) -> &Pool {
-        &self.pool
+    /// The number of the address that a guest has or had.
+    pub(super) fn number_of(&self, mac: Mac) -> Option<u32> {
+        self.pool.of(mac).map(|lease| lease.number)
     }
 
     pub(super) fn forget_port(&mut self, port: PortId) {

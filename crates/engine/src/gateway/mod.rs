@@ -3,6 +3,7 @@
 
 mod arp;
 mod dhcp;
+mod dhcp6;
 mod dns;
 pub(crate) mod icmp;
 mod lease;
@@ -26,6 +27,7 @@ use crate::packet::Packet;
 use crate::stats::Drop;
 use crate::time::Instant;
 use dhcp::Dhcp;
+use dhcp6::Dhcp6;
 use dns::Dns;
 use nd::Heard;
 use ra::Ra;
@@ -35,6 +37,7 @@ pub(crate) struct Gateway {
     ra: Ra,
     dns: Dns,
     dhcp: Dhcp,
+    dhcp6: Dhcp6,
 }
 
 /// Who a packet is for.
@@ -44,6 +47,7 @@ enum Service {
     Neighbors,
     Dns,
     Dhcp,
+    Dhcp6,
 }
 
 /// Asks the guests who has `ip`, an address of this network. The answer is learned and flows that
@@ -57,7 +61,12 @@ pub(crate) fn solicit(net: &mut Net, io: &mut Io<'_>, ip: IpAddr) {
 
 impl Gateway {
     pub(crate) fn new(config: &Config, now: Instant) -> Self {
-        Self { ra: Ra::new(config, now), dns: Dns::new(now), dhcp: Dhcp::new(config, now) }
+        Self {
+            ra: Ra::new(config, now),
+            dns: Dns::new(now),
+            dhcp: Dhcp::new(config, now),
+            dhcp6: Dhcp6::new(config, now),
+        }
     }
 
     pub(crate) fn arp(
@@ -73,6 +82,7 @@ impl Gateway {
     /// A port is gone.
     pub(crate) fn forget_port(&mut self, port: PortId) {
         self.dhcp.forget_port(port);
+        self.dhcp6.forget_port(port);
     }
 
     /// Whether a packet is for a service of the gateway's own rather than for a flow.
@@ -94,6 +104,10 @@ impl Gateway {
             },
             Some(Service::Dns) => self.dns.query(net, io, packet),
             Some(Service::Dhcp) => self.dhcp.handle(net, io, packet),
+            Some(Service::Dhcp6) => {
+                let hint = self.dhcp.number_of(packet.src_mac);
+                self.dhcp6.handle(net, io, packet, hint)
+            }
             None => Ok(()),
         }
     }
@@ -112,12 +126,15 @@ impl Gateway {
         self.ra.handle_timeout(net, io);
         self.dns.handle_timeout(io.now, net);
         self.dhcp.handle_timeout(net, io);
+        self.dhcp6.handle_timeout(net, io.now);
     }
 
     pub(crate) fn next_timeout(&self, net: &Net) -> Option<Instant> {
         // Without guests there is nobody to advertise to.
         let ra = net.switch.ports().next().map(|_| self.ra.next_timeout());
-        [ra, self.dns.next_timeout(), self.dhcp.next_timeout()].into_iter().flatten().min()
+        let times =
+            [ra, self.dns.next_timeout(), self.dhcp.next_timeout(), self.dhcp6.next_timeout()];
+        times.into_iter().flatten().min()
     }
 }
 
@@ -143,6 +160,11 @@ fn udp_service(net: &Net, packet: &Packet<'_>) -> Option<Service> {
         }
         dhcp::SERVER_PORT if is_broadcast(net, packet.dst) || net.config.is_own(packet.dst) => {
             (!packet.is_v6()).then_some(Service::Dhcp)
+        }
+        dhcp6::SERVER_PORT
+            if packet.dst == IpAddr::V6(dhcp6::ALL_SERVERS) || net.config.is_own(packet.dst) =>
+        {
+            packet.is_v6().then_some(Service::Dhcp6)
         }
         _ => None,
     }

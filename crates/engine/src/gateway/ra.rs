@@ -147,7 +147,7 @@ fn push_option(message: &mut Vec<u8>, kind: u8, value: &[u8]) {
 }
 
 /// Domain names as in DNS messages, uncompressed; those that are none are left out.
-fn search_names(search: &[String]) -> Vec<u8> {
+pub(super) fn search_names(search: &[String]) -> Vec<u8> {
     let mut out = Vec::new();
     for name in search.iter().filter_map(|n| Name::from_ascii(n).ok()) {
         for label in name.iter() {

@@ -3,6 +3,7 @@
 
 mod arp;
 mod dhcp;
+mod dhcp6;
 mod dns;
 mod icmp;
 mod nd;
