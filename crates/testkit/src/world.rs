@@ -168,7 +168,7 @@ impl World {
         let deadline = start + limit;
         while !done(self) {
             let stepped = self.step_before(Some(deadline));
-            assert!(stepped, "it did not happen within {limit:?} (now {:?}): {self:#?}", self.now);
+            assert!(stepped, "it did not happen within {limit:?}: {}", self.summary());
         }
         self.check();
         self.now.since(start)
@@ -188,6 +188,21 @@ impl World {
         assert!(self.links.violations.is_empty(), "bad frames: {:#?}", self.links.violations);
     }
 
+    /// What a test that fails has to know.
+    fn summary(&self) -> String {
+        let stats = self.engine.stats();
+        let drops: Vec<_> = stats.drops().collect();
+        let flows = self.engine.flows();
+        format!(
+            "at {:?}\n{stats:?}\n{drops:?}\n{} flows, the first {:#?}\n{:#?}\n{:#?}",
+            self.now,
+            flows.len(),
+            &flows[..flows.len().min(8)],
+            self.host,
+            self.guests,
+        )
+    }
+
     fn step_before(&mut self, deadline: Option<Instant>) -> bool {
         let Some(next) = self.next_event() else { return false };
         if deadline.is_some_and(|d| next > d) {
@@ -197,7 +212,7 @@ impl World {
             self.turns = 0;
         }
         self.turns += 1;
-        assert!(self.turns < MAX_TURNS, "no end of work at {:?}: {self:#?}", self.now);
+        assert!(self.turns < MAX_TURNS, "no end of work: {}", self.summary());
         self.now = next;
         self.tell_time();
         self.turn();
