@@ -57,6 +57,10 @@ impl<K: Copy + Eq + Hash> Owners<K> {
         held.flows.get(position).copied()
     }
 
+    pub(crate) fn clear(&mut self) {
+        self.table.clear();
+    }
+
     /// One of the flows, if there is any.
     pub(crate) fn first(&self, owner: K) -> Option<u32> {
         self.table.get(&owner)?.flows.first().copied()

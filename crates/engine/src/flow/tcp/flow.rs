@@ -12,7 +12,7 @@ use super::ranges::Ranges;
 use super::ring::{Pool, Ring};
 use super::seq::Seq;
 use crate::flow::Key;
-use crate::io::{Close, Io, SockId};
+use crate::io::{Close, Io, PortId, SockId};
 use crate::net::Net;
 use crate::time::Instant;
 use vmlan_wire::Mac;
@@ -58,8 +58,9 @@ pub(super) struct Flow {
     pub(super) state: State,
     /// `None` before the table has stored it, and once both directions of the host side ended.
     pub(super) sock: Option<SockId>,
-    /// Opened by a forward; does not count against the guest's limit.
-    pub(super) inbound: bool,
+    /// The guest that it counts against and its place among that one's flows; forwards' count
+    /// against nobody.
+    pub(super) owner: Option<(PortId, usize)>,
     /// The socket's state as the last event and call left it.
     pub(super) can_read: bool,
     pub(super) can_write: bool,
@@ -195,7 +196,7 @@ impl Flow {
             mac: start.mac,
             state,
             sock: None,
-            inbound: start.inbound,
+            owner: None,
             can_read: start.inbound,
             can_write: start.inbound,
             host_closed: false,

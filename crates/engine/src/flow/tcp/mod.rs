@@ -21,9 +21,10 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use slab::Slab;
-use vmlan_wire::{FrameBatch, Mac};
+use vmlan_wire::FrameBatch;
 
 use crate::config::Config;
+use crate::flow::owners::Owners;
 use crate::flow::{Key, Origin};
 use crate::hash::SeededState;
 use crate::io::{Close, Io, PortId, Readiness, SockId, Token};
@@ -60,7 +61,7 @@ pub(crate) struct Tcp {
     by_key: HashMap<Key, u32, SeededState>,
     /// Told apart the successive flows of one slot.
     generations: Vec<u32>,
-    per_guest: HashMap<Mac, usize, SeededState>,
+    owners: Owners,
     max_flows: usize,
     pool: Pool,
     timers: TimerWheel,
@@ -93,7 +94,7 @@ impl Tcp {
             flows: Slab::new(),
             by_key: HashMap::with_hasher(state),
             generations: Vec::new(),
-            per_guest: HashMap::with_hasher(state),
+            owners: Owners::new(config.seed),
             max_flows: config.max_flows,
             pool: Pool::default(),
             timers: TimerWheel::new(now),
@@ -260,7 +261,7 @@ impl Tcp {
         }
         self.flows.clear();
         self.by_key.clear();
-        self.per_guest.clear();
+        self.owners.clear();
     }
 
     pub(crate) fn snapshot(&self) -> Vec<FlowInfo> {
@@ -305,13 +306,11 @@ impl Tcp {
             *generation = generation.wrapping_add(1);
         }
         self.by_key.remove(&flow.key);
-        if !flow.inbound
-            && let Some(count) = self.per_guest.get_mut(&flow.mac)
+        if let Some((port, position)) = flow.owner
+            && let Some(moved) = self.owners.remove(port, position)
+            && let Some(moved) = self.flows.get_mut(moved as usize)
         {
-            *count -= 1;
-            if *count == 0 {
-                self.per_guest.remove(&flow.mac);
-            }
+            moved.owner = Some((port, position));
         }
         if flow.is_complete() {
             self.time_wait.remember(flow.key, flow.snd.nxt, flow.rcv.nxt, now);

@@ -15,7 +15,7 @@ use super::{Inbound, Tcp};
 use crate::flow::Key;
 use crate::gateway::{self, icmp};
 use crate::hash::SeededState;
-use crate::io::{Close, Failure, Io, StreamTarget, Token};
+use crate::io::{Close, Failure, Io, PortId, StreamTarget, Token};
 use crate::net::Net;
 use crate::packet::Packet;
 use crate::policy::{self, Route};
@@ -24,9 +24,6 @@ use crate::time::Instant;
 
 /// How often a guest that nobody has seen yet is asked for.
 const SOLICIT: Duration = Duration::from_millis(250);
-
-/// Flows looked at to find one that may be ended for a new one.
-const EVICTION_SAMPLE: usize = 64;
 
 /// Ports from which the gateway calls guests.
 const FIRST_PORT: u16 = 1024;
@@ -71,7 +68,7 @@ impl Tcp {
                 return Err(Drop::Forbidden);
             }
         };
-        if !self.make_room(net, io, packet.src_mac) {
+        if !self.make_room(net, io, packet.port) {
             send_stray(net, io, packet.src_mac, &key, syn, None);
             return Err(Drop::Limit);
         }
@@ -103,6 +100,7 @@ impl Tcp {
                 return if exhausted { Err(Drop::HostExhausted) } else { Ok(()) };
             }
         }
+        flow.owner = Some((packet.port, self.owners.add(packet.port, slot)));
         self.insert(net, slot, flow);
         Ok(())
     }
@@ -139,9 +137,6 @@ impl Tcp {
 
     fn insert(&mut self, net: &mut Net, slot: u32, flow: Flow) {
         self.by_key.insert(flow.key, slot);
-        if !flow.inbound {
-            *self.per_guest.entry(flow.mac).or_insert(0) += 1;
-        }
         if self.generations.len() <= slot as usize {
             self.generations.resize(slot as usize + 1, 0);
         }
@@ -151,22 +146,15 @@ impl Tcp {
         net.stats.tcp_opened += 1;
     }
 
-    /// Sees to it that `guest` may have one more flow, if need be by resetting the one of its flows
-    /// that was silent longest, of a sample.
-    fn make_room(&mut self, net: &mut Net, io: &mut Io<'_>, guest: Mac) -> bool {
-        let held = self.per_guest.get(&guest).copied().unwrap_or(0);
-        if held < self.max_flows {
+    /// Sees to it that the guest behind `port` may have one more flow, if need be by resetting the
+    /// one of its flows that was silent longest, of a sample.
+    fn make_room(&mut self, net: &mut Net, io: &mut Io<'_>, port: PortId) -> bool {
+        if self.owners.flows(port) < self.max_flows {
             return true;
         }
-        let start = usize::from(self.next_port) % self.flows.capacity().max(1);
-        self.next_port = self.next_port.wrapping_add(61);
-        let sample = self.flows.iter().skip_while(|(i, _)| *i < start).chain(self.flows.iter());
-        let oldest = sample
-            .filter(|(_, f)| f.mac == guest)
-            .take(EVICTION_SAMPLE)
-            .min_by_key(|(_, f)| f.last_heard)
-            .and_then(|(i, _)| u32::try_from(i).ok());
-        let Some(index) = oldest else { return false };
+        let flows = &mut self.flows;
+        let sample = self.owners.sample(port).filter_map(|i| Some((i, flows.get(i as usize)?)));
+        let Some((index, _)) = sample.min_by_key(|(_, f)| f.last_heard) else { return false };
         if let Some(flow) = self.flows.get_mut(index as usize) {
             let cx = &mut Cx { net, io, pool: &mut self.pool };
             flow.send_rst(cx);
