@@ -244,7 +244,11 @@ fn a_flood_of_syns_is_bounded() {
         let gateway = flood.world.engine.config().gateway_mac;
         let before = memory::held();
         flood.run(60_000, |f| {
-            let mac = if macs { Mac([2, 0, 0, 0, 1, f.rng.below(100) as u8]) } else { Mac([2, 0, 0, 0, 0, 9]) };
+            let mac = if macs {
+                Mac([2, 0, 0, 0, 1, f.rng.below(100) as u8])
+            } else {
+                Mac([2, 0, 0, 0, 0, 9])
+            };
             let ip = Ipv4Addr::new(192, 168, 5, 99 + mac.0[5]);
             let from = SocketAddr::new(ip.into(), f.rng.next_u64() as u16);
             let to = SocketAddr::new([10, 9, 9, f.rng.below(256) as u8].into(), 80);
