@@ -37,6 +37,15 @@ impl Peers {
         self.0.first().copied()
     }
 
+    /// The peer that an error is about. Linux leaves out the port in what it says itself about a
+    /// datagram over IPv4 that is too big for the path.
+    pub(crate) fn find_failed(&mut self, to: SocketAddr) -> Option<Peer> {
+        if to.port() != 0 {
+            return self.find(to);
+        }
+        self.0.iter().find(|p| p.host.ip() == to.ip()).copied()
+    }
+
     /// Notes that the guest sent to `host`, which it calls `shown`. Beyond `limit` the peer unused
     /// for longest makes room.
     pub(crate) fn touch(
@@ -100,5 +109,7 @@ mod tests {
         }
         assert_eq!(peers.len(), 1);
         assert!(peers.find(SocketAddr::from(([127, 0, 0, 1], 54))).is_none());
+        assert!(peers.find(SocketAddr::from(([127, 0, 0, 1], 0))).is_none());
+        assert!(peers.find_failed(SocketAddr::from(([127, 0, 0, 1], 0))).is_some());
     }
 }

@@ -356,7 +356,7 @@ mod tests {
     use vmlan_wire::checksum::checksum;
 
     use super::*;
-    use crate::testing::{World, ip_frame, parse_ip};
+    use crate::testing::{SimError, World, ip_frame, parse_ip};
 
     const OUTSIDE: &str = "203.0.113.9";
 
@@ -393,6 +393,26 @@ mod tests {
         assert_eq!(message, echo(REPLY_V4, 0x1234, b"data"));
         assert_eq!(world.links.sent.len(), 1);
         assert_eq!(world.engine.stats().dropped(Drop::UnknownPeer), 1);
+    }
+
+    #[test]
+    fn errors_quote_what_the_guest_sent() {
+        let mut world = World::new();
+        request(&mut world, OUTSIDE, 0x1234);
+        let sock = world.host.sockets()[0];
+        let error = SimError {
+            kind: 11,
+            code: 0,
+            mtu: 0,
+            offender: Some("10.0.0.1".parse().unwrap()),
+            to: "203.0.113.9:0".parse().unwrap(),
+            data: echo(REQUEST_V4, 0x9999, b"data"),
+        };
+        world.host.errors.entry(sock).or_default().push_back(error);
+        world.error(sock);
+        let (src, _, _, icmp) = parse_ip(&world.links.sent[0].1).unwrap();
+        assert_eq!((src.to_string(), icmp[0]), ("10.0.0.1".into(), 11));
+        assert_eq!(icmp[8 + 20..], echo(REQUEST_V4, 0x1234, b"data"));
     }
 
     #[test]

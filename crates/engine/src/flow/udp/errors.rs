@@ -72,12 +72,12 @@ impl Udp {
             return;
         }
         let Some(flow) = self.flows.get_mut(index) else { return };
-        let Some(peer) = flow.peers.find(error.to) else { return };
+        let Some(peer) = flow.peers.find_failed(error.to) else { return };
         let (guest, shown) = (flow.key.guest, peer.shown());
         if guest.is_ipv6() && error.to.is_ipv4() && error.is_refused() {
             self.v4_only.forget(port);
         }
-        let header = header(guest.port(), port, error.data.len());
+        let header = header(guest.port(), shown.port(), error.data.len());
         let quote = Quote { src: guest.ip(), dst: shown.ip(), protocol: IpProtocol::Udp };
         error.relay(net, io, flow.mac, &quote, &header);
     }

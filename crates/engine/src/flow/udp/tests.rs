@@ -1,6 +1,6 @@
 use super::*;
 use crate::io::DatagramOptions;
-use crate::testing::{SimError, World, udp_frame};
+use crate::testing::{SimError, World, parse_ip, udp_frame};
 
 const GUEST: &str = "192.168.5.15:4000";
 const GUEST6: &str = "[fd76:6d6c:c0a8:500::15]:4000";
@@ -262,4 +262,95 @@ fn shutdown_closes_everything() {
     world.door(|engine, io| engine.shutdown(io));
     assert!(world.host.open.is_empty());
     assert!(world.engine.flows().is_empty());
+}
+
+/// What the guest is told when the host's error queue says `error` about its datagram to `dst`:
+/// source, type, code and MTU of the ICMP message, and the destination that it quotes.
+fn told(guest: &str, dst: &str, error: SimError) -> (String, u8, u8, u16, String) {
+    let mut world = World::new();
+    world.udp(guest, dst, b"hello");
+    let sock = world.host.sockets()[0];
+    world.host.errors.entry(sock).or_default().push_back(error);
+    world.error(sock);
+    assert_eq!(world.links.sent.len(), 1);
+    let (src, to, protocol, icmp) = parse_ip(&world.links.sent[0].1).unwrap();
+    assert_eq!(SocketAddr::new(to, 4000), guest.parse().unwrap());
+    assert!(protocol == 1 || protocol == 58);
+    let mut quoted = vec![0; 12];
+    quoted.extend_from_slice(if to.is_ipv6() { &[0x86, 0xdd] } else { &[0x08, 0x00] });
+    quoted.extend_from_slice(&icmp[8..]);
+    let (from, asked, inner, udp) = parse_ip(&quoted).unwrap();
+    assert_eq!((from, inner, &udp[..2]), (to, 17, &4000u16.to_be_bytes()[..]));
+    let asked = SocketAddr::new(asked, u16::from_be_bytes([udp[2], udp[3]]));
+    let mtu = u16::from_be_bytes([icmp[6], icmp[7]]);
+    (src.to_string(), icmp[0], icmp[1], mtu, asked.to_string())
+}
+
+#[test]
+fn errors_reach_the_guest_with_the_addresses_it_knows() {
+    let error = |to: &str, kind, code, mtu, offender: Option<&str>| SimError {
+        kind,
+        code,
+        mtu,
+        offender: offender.map(|o| o.parse().unwrap()),
+        to: to.parse().unwrap(),
+        data: b"hello".to_vec(),
+    };
+    let outside6 = "[2001:db8::9]:9000";
+    let alias = "192.168.5.2:7000";
+    for (guest, dst, error, src, what) in [
+        // A router on the way: time exceeded.
+        (GUEST, OUTSIDE, error(OUTSIDE, 11, 0, 0, Some("10.0.0.1")), "10.0.0.1", (11, 0, 0)),
+        (GUEST6, outside6, error(outside6, 3, 0, 0, Some("2001:db8::1")), "2001:db8::1", (3, 0, 0)),
+        // The destination.
+        (GUEST, OUTSIDE, error(OUTSIDE, 3, 3, 0, Some("203.0.113.9")), "203.0.113.9", (3, 3, 0)),
+        // The host itself, behind the alias.
+        (
+            GUEST,
+            alias,
+            error("127.0.0.1:7000", 3, 3, 0, Some("127.0.0.1")),
+            "192.168.5.2",
+            (3, 3, 0),
+        ),
+        // Too big for the host's own link, which says so without a port.
+        (GUEST, OUTSIDE, error("203.0.113.9:0", 3, 4, 1400, None), "192.168.5.2", (3, 4, 1400)),
+        (
+            GUEST6,
+            outside6,
+            error(outside6, 2, 0, 1400, None),
+            "fd76:6d6c:c0a8:500::1",
+            (2, 0, 1400),
+        ),
+        // No route on the host.
+        (GUEST, OUTSIDE, error(OUTSIDE, 3, 0, 0, None), "192.168.5.2", (3, 0, 0)),
+    ] {
+        let (kind, code, mtu) = what;
+        let expected = (src.into(), kind, code, mtu, dst.into());
+        assert_eq!(told(guest, dst, error), expected);
+    }
+}
+
+#[test]
+fn nobody_at_either_loopback_is_told_once_from_the_alias() {
+    let mut world = World::new();
+    world.udp(GUEST6, HOST6, b"hello");
+    let refused = |to: &str, kind, code| SimError {
+        kind,
+        code,
+        mtu: 0,
+        offender: None,
+        to: to.parse().unwrap(),
+        data: b"hello".to_vec(),
+    };
+    let first = world.host.sockets()[0];
+    world.host.errors.entry(first).or_default().push_back(refused("[::1]:7000", 1, 4));
+    world.error(first);
+    assert!(world.links.sent.is_empty());
+    let second = world.host.sockets()[1];
+    world.host.errors.entry(second).or_default().push_back(refused("127.0.0.1:7000", 3, 3));
+    world.error(second);
+    let (src, _, _, icmp) = parse_ip(&world.links.sent[0].1).unwrap();
+    assert_eq!((src.to_string(), icmp[0], icmp[1]), ("fd76:6d6c:c0a8:500::2".into(), 1, 4));
+    world.udp(GUEST6, HOST6, b"again");
+    assert_eq!(world.host.sent.last().unwrap().1, "[::1]:7000".parse().unwrap());
 }
