@@ -78,6 +78,8 @@ struct Flow {
     port: PortId,
     position: usize,
     peers: Peers,
+    /// Of the last request.
+    header: [u8; HEADER],
     last: Instant,
 }
 
@@ -136,7 +138,7 @@ impl Ping {
             None => self.open(net, io, packet, key)?,
         };
         let Some(flow) = self.flows.get_mut(index) else { return Err(Drop::NoFlow) };
-        (flow.mac, flow.last) = (packet.src_mac, io.now);
+        (flow.mac, flow.header, flow.last) = (packet.src_mac, *header, io.now);
         flow.peers.touch(host, host, io.now, PEERS);
         let options = DatagramOptions {
             ttl: packet.ttl.saturating_sub(1).max(1),
@@ -225,7 +227,8 @@ impl Ping {
             let sock = io.host.datagram_open(token, kind)?;
             let (mac, port) = (packet.src_mac, packet.port);
             let peers = Peers::default();
-            Ok(Flow { key, sock, mac, port, position: 0, peers, last: io.now })
+            let header = [0; HEADER];
+            Ok(Flow { key, sock, mac, port, position: 0, peers, header, last: io.now })
         });
         let index = match opened {
             Ok(index) => index,
@@ -291,7 +294,9 @@ impl Ping {
         let Some(flow) = self.flows.get_mut(index) else { return };
         for mut error in HostError::take(io.host, flow.sock) {
             let Some(peer) = flow.peers.find(error.to) else { continue };
-            let Some((header, data)) = error.data.split_first_chunk::<HEADER>() else { continue };
+            // What the host itself says comes without a quotation.
+            let quoted = error.data.split_first_chunk::<HEADER>();
+            let (header, data) = quoted.unwrap_or((&flow.header, &[]));
             let header = with_ident(*header, flow.key.ident);
             error.data = data.to_vec();
             let (src, dst) = (flow.key.guest, peer.shown().ip());
@@ -413,6 +418,21 @@ mod tests {
         let (src, _, _, icmp) = parse_ip(&world.links.sent[0].1).unwrap();
         assert_eq!((src.to_string(), icmp[0]), ("10.0.0.1".into(), 11));
         assert_eq!(icmp[8 + 20..], echo(REQUEST_V4, 0x1234, b"data"));
+    }
+
+    #[test]
+    fn what_the_host_s_own_link_cannot_carry_is_told() {
+        let mut world = World::new();
+        request(&mut world, OUTSIDE, 0x1234);
+        let sock = world.host.sockets()[0];
+        let to = "203.0.113.9:0".parse().unwrap();
+        let error = SimError { kind: 3, code: 4, mtu: 1400, offender: None, to, data: vec![] };
+        world.host.errors.entry(sock).or_default().push_back(error);
+        world.error(sock);
+        let (src, _, _, icmp) = parse_ip(&world.links.sent[0].1).unwrap();
+        assert_eq!(src, "192.168.5.2".parse::<IpAddr>().unwrap());
+        assert_eq!(icmp[..2], [3, 4]);
+        assert_eq!(icmp[8 + 20..], echo(REQUEST_V4, 0x1234, b"data")[..HEADER]);
     }
 
     #[test]
