@@ -347,15 +347,16 @@ impl Flow {
         if self.snd.timer.is_some_and(|at| at <= now) {
             let limit = if self.state == State::Open { MAX_TIMEOUTS } else { MAX_SYNS };
             // A guest that answers probes of its closed window lives (RFC 9293 section 3.8.6.1).
-            let stopped = self.snd.wnd == 0 && now.since(self.last_heard) < 2 * MAX_RTO;
-            if self.snd.backoff >= limit && !stopped {
+            let stopped = self.state == State::Open && self.snd.wnd == 0;
+            let lives = stopped && now.since(self.last_heard) < 2 * MAX_RTO;
+            if self.snd.backoff >= limit && !lives {
                 self.send_rst(cx);
                 return self.die(cx, Close::Reset);
             }
             match self.state {
                 State::Resolving => self.resolve(cx),
                 State::SynSent | State::SynReceived => {
-                    self.snd.backoff += 1;
+                    self.snd.backoff = self.snd.backoff.saturating_add(1);
                     self.send_syn(cx);
                 }
                 State::Open => self.timed_out(cx),

@@ -207,7 +207,7 @@ impl Flow {
             self.snd.backoff = 0;
             return self.send_syn(cx);
         }
-        self.snd.backoff += 1;
+        self.snd.backoff = self.snd.backoff.saturating_add(1);
         self.snd.timer = Some(cx.io.now + SOLICIT);
         gateway::solicit(cx.net, cx.io, self.key.guest.ip());
     }
