@@ -110,10 +110,10 @@ impl Ping {
         io: &mut Io<'_>,
         packet: &Packet<'_>,
     ) -> Result<(), Drop> {
-        let Some(&[kind, code, _, _, id0, id1, _, _]) = packet.payload.first_chunk::<HEADER>()
-        else {
+        let Some(header) = packet.payload.first_chunk::<HEADER>() else {
             return Err(Drop::Malformed);
         };
+        let [kind, code, _, _, id0, id1, _, _] = *header;
         if !packet.checksum_trusted && !checksum_ok(packet) {
             return Err(Drop::Checksum);
         }
