@@ -141,10 +141,10 @@ impl Datagrams {
                 None => {}
                 // The queue towards the network is full.
                 Some(Errno::AGAIN | Errno::NOBUFS) => break,
-                // It may be the error of an earlier datagram, which is gone with being told.
-                Some(_) if !retried => retried = true,
                 // Told by the error queue, and a smaller one may pass.
                 Some(Errno::MSGSIZE) => at += 1,
+                // It may be the error of an earlier datagram, which is gone with being told.
+                Some(_) if !retried => retried = true,
                 Some(errno) => {
                     let quote = rest
                         .get(sent)

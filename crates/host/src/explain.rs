@@ -48,3 +48,20 @@ pub(crate) fn words(errno: Errno) -> String {
         None => text,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_way_out_of_a_privileged_port_is_told() {
+        let at = ListenAddr::Udp("[::1]:53".parse().unwrap());
+        let text = bind_failure(&at, Errno::ACCESS);
+        assert!(text.starts_with("cannot listen on [::1]:53/udp: ports below "), "{text}");
+        assert!(text.ends_with("`sysctl net.ipv4.ip_unprivileged_port_start=53` allows it"));
+        let at = ListenAddr::Tcp("127.0.0.1:8080".parse().unwrap());
+        let text = bind_failure(&at, Errno::ACCESS);
+        assert_eq!(text, "cannot listen on 127.0.0.1:8080: permission denied");
+    }
+}

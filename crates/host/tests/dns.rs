@@ -309,24 +309,6 @@ fn a_flood_is_bounded_and_refused() {
     assert!(rig.answers.values().all(|answer| answer[3] & 0x0f == 2));
 }
 
-#[test]
-fn a_changed_resolv_conf_counts() {
-    // Without a port in the file, nameservers of the test's own cannot be named in it: what is seen
-    // here is that the file decides.
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("resolv.conf");
-    std::fs::write(&path, "nameserver 127.199.0.1\n").unwrap();
-    let options = Options { dns: DnsSource::ResolvConf(path), hosts: vec![] };
-    let mut rig = Rig::with(options);
-    let server = UdpSocket::bind("127.199.0.1:53").unwrap();
-    rig.sockets.dns_query(Token(1), &ask(1, "a.example.", RecordType::A));
-    let mut buf = [0; 512];
-    let (len, from) = server.recv_from(&mut buf).unwrap();
-    buf[2] |= 0x80;
-    server.send_to(&buf[..len], from).unwrap();
-    assert_eq!(rig.answer(1).len(), len);
-}
-
 /// Messages over a stream of the service, and how it ended.
 fn over_stream(rig: &mut Rig, token: u64, sock: SockId) -> (Received, Vec<Vec<u8>>) {
     let (end, bytes) = rig.read_to_end(token, sock);
