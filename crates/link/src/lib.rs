@@ -3,13 +3,21 @@
 //! and the engine's port of that guest.
 //!
 //! - [`stream`]: UNIX stream sockets with QEMU's framing ([`framing`])
+//! - [`datagram`]: many guests on one UNIX datagram socket; [`packet`]: connected datagram and
+//!   seqpacket sockets
+//! - [`fd`]: whatever a passed descriptor turns out to be
 //! - [`tap`] (Linux): TAP devices with checksum and segmentation offload
 //! - [`scm`]: descriptors passed between processes
 //!
 //! Readiness is edge-triggered. A link never blocks, and what it buffers is bounded.
 
+pub mod datagram;
 mod error;
+pub mod fd;
 pub mod framing;
+mod messages;
+pub mod packet;
+mod ready;
 pub mod scm;
 pub mod stream;
 #[cfg(target_os = "linux")]

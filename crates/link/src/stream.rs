@@ -9,12 +9,12 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use arrayvec::ArrayVec;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use vmlan_wire::{FrameBatch, OutFrame};
 
 use crate::framing::{Deframer, LENGTH, MAX_FRAME, MIN_FRAME, Progress};
+use crate::ready::is_writable;
 use crate::{CloseReason, Flushed, Link, LinkCaps, PeerId, Recv};
 
 /// A frame of this size is worth more than the copy that would save its place in the vector.
@@ -299,12 +299,6 @@ fn send(socket: BorrowedFd<'_>, first: &[u8], slices: &[IoSlice<'_>]) -> rustix:
     #[cfg(not(target_vendor = "apple"))]
     let flags = SendFlags::NOSIGNAL;
     rustix::net::sendmsg(socket, &all, &mut SendAncillaryBuffer::default(), flags)
-}
-
-fn is_writable(socket: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0)
 }
 
 #[cfg(test)]

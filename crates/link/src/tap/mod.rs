@@ -14,11 +14,11 @@ mod vnet;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use vmlan_wire::{FrameBatch, Offload, OutFrame};
 
 use crate::framing::MAX_FRAME;
+use crate::ready::is_writable;
 use crate::{CloseReason, Flushed, Link, LinkCaps, PeerId, Recv};
 
 pub use configure::{ConfigureError, InterfaceConfig, configure_interface};
@@ -174,9 +174,7 @@ impl Link for TapLink {
             return Flushed::Closed;
         }
         if self.blocked {
-            let mut fds = [PollFd::from_borrowed_fd(self.device.as_fd(), PollFlags::OUT)];
-            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-            self.blocked = !poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0);
+            self.blocked = !is_writable(self.device.as_fd());
         }
         if self.blocked { Flushed::Blocked } else { Flushed::Done }
     }
