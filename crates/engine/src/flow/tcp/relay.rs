@@ -134,7 +134,12 @@ impl Flow {
         if offered == 0 {
             return false;
         }
-        let received = cx.io.host.recv(sock, &mut ring.spare(READ));
+        let [mut one, two] = ring.spare(READ);
+        let received = if two.is_empty() {
+            cx.io.host.recv(sock, std::slice::from_mut(&mut one))
+        } else {
+            cx.io.host.recv(sock, &mut [one, two])
+        };
         match received {
             Received::Data(n) => {
                 ring.commit(n);
