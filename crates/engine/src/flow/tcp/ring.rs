@@ -11,8 +11,9 @@ const SIZES: [usize; 4] = [16 << 10, 64 << 10, 256 << 10, 1 << 20];
 /// The largest ring: what is in flight on one flow in one direction.
 pub(crate) const MAX_RING: usize = 1 << 20;
 
-/// Above this much in use, rings stay small.
-const SOFT_LIMIT: usize = 8 << 20;
+/// Above this much in use, rings stay as they are: eight streams at once then keep within what a
+/// processor's cache holds, and are no slower for it.
+const SOFT_LIMIT: usize = 3 << 20;
 
 /// Never in use together. The smallest size is exempt, or flows could not live at all; their number
 /// is bounded elsewhere.
