@@ -1,8 +1,13 @@
 //! Who has which address. An address belongs to its lease, else to the first guest that uses it,
 //! until that guest leaves; what claims somebody else's address is not believed.
+//!
+//! A guest is what is behind one port: within it an address that was not leased may move from one
+//! MAC to another. What one MAC and one port may hold is bounded, and only their own addresses give
+//! way when they want more, so that nobody can crowd out the others.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use vmlan_wire::Mac;
 
@@ -10,8 +15,17 @@ use crate::hash::SeededState;
 use crate::io::PortId;
 use crate::time::Instant;
 
-/// Addresses that one MAC may hold besides its lease (IPv6 privacy addresses add up).
+/// Addresses of one MAC; IPv6 privacy addresses add up, and the longest unused gives way.
 const PER_MAC: usize = 64;
+
+/// Addresses behind one port that were not leased: a nested bridge full of guests.
+const PER_PORT: usize = 1024;
+
+/// A port that holds as many loses what has been silent for this long.
+const SILENT: Duration = Duration::from_secs(300);
+
+/// How often a port is searched for such.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Addresses known at all.
 const MAX: usize = 65_536;
@@ -19,7 +33,8 @@ const MAX: usize = 65_536;
 #[derive(Debug)]
 pub(crate) struct Neighbors {
     table: HashMap<IpAddr, Neighbor, SeededState>,
-    per_mac: HashMap<Mac, usize, SeededState>,
+    per_mac: HashMap<Mac, Vec<IpAddr>, SeededState>,
+    per_port: Vec<PortUse>,
     /// Addresses learned since the last look: flows may be waiting for them.
     fresh: Vec<IpAddr>,
 }
@@ -33,12 +48,20 @@ pub(crate) struct Neighbor {
     pub(crate) leased: bool,
 }
 
+#[derive(Clone, Copy, Debug, Default)]
+struct PortUse {
+    /// Addresses that were not leased.
+    held: usize,
+    swept: Instant,
+}
+
 impl Neighbors {
     pub(crate) fn new(seed: [u8; 16]) -> Self {
         let state = SeededState::new(seed);
         Self {
             table: HashMap::with_hasher(state),
             per_mac: HashMap::with_hasher(state),
+            per_port: Vec::new(),
             fresh: Vec::new(),
         }
     }
@@ -50,48 +73,46 @@ impl Neighbors {
     /// A guest uses `ip`: true if it may, because the address is its own or was nobody's.
     pub(crate) fn claim(&mut self, ip: IpAddr, mac: Mac, port: PortId, now: Instant) -> bool {
         if let Some(known) = self.table.get_mut(&ip) {
-            if known.mac != mac {
+            if known.mac == mac && known.port == port {
+                known.seen = now;
+                return true;
+            }
+            let same_guest = known.mac == mac || known.port == port && !known.leased;
+            if !same_guest {
                 return false;
             }
-            (known.port, known.seen) = (port, now);
-            return true;
+            let leased = known.leased;
+            self.forget(ip);
+            return self.insert(ip, Neighbor { mac, port, seen: now, leased });
         }
-        let held = self.per_mac.entry(mac).or_insert(0);
-        if *held >= PER_MAC || self.table.len() >= MAX {
-            return false;
-        }
-        *held += 1;
-        self.table.insert(ip, Neighbor { mac, port, seen: now, leased: false });
-        self.fresh.push(ip);
-        true
+        self.insert(ip, Neighbor { mac, port, seen: now, leased: false })
     }
 
     /// DHCP gave `ip` to `mac`: it is that guest's from now on, whoever used it before.
     pub(crate) fn lease(&mut self, ip: IpAddr, mac: Mac, port: PortId, now: Instant) {
         self.forget(ip);
-        *self.per_mac.entry(mac).or_insert(0) += 1;
-        self.table.insert(ip, Neighbor { mac, port, seen: now, leased: true });
-        self.fresh.push(ip);
+        self.insert(ip, Neighbor { mac, port, seen: now, leased: true });
     }
 
     /// The lease of `ip` ended: the next who uses it may have it.
     pub(crate) fn forget(&mut self, ip: IpAddr) {
-        if let Some(old) = self.table.remove(&ip) {
-            self.release_mac(old.mac);
+        let Some(old) = self.table.remove(&ip) else { return };
+        if let Some(held) = self.per_mac.get_mut(&old.mac) {
+            held.retain(|a| *a != ip);
+            if held.is_empty() {
+                self.per_mac.remove(&old.mac);
+            }
+        }
+        if !old.leased
+            && let Some(port) = self.per_port.get_mut(usize::from(old.port.0))
+        {
+            port.held = port.held.saturating_sub(1);
         }
     }
 
     /// A port is gone: what its guests had configured themselves is free again.
     pub(crate) fn forget_port(&mut self, port: PortId) {
-        let gone: Vec<IpAddr> = self
-            .table
-            .iter()
-            .filter(|(_, n)| n.port == port && !n.leased)
-            .map(|(ip, _)| *ip)
-            .collect();
-        for ip in gone {
-            self.forget(ip);
-        }
+        self.forget_where(|n| n.port == port);
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (IpAddr, Neighbor)> {
@@ -103,12 +124,141 @@ impl Neighbors {
         std::mem::take(&mut self.fresh)
     }
 
-    fn release_mac(&mut self, mac: Mac) {
-        if let Some(held) = self.per_mac.get_mut(&mac) {
-            *held -= 1;
-            if *held == 0 {
-                self.per_mac.remove(&mac);
+    /// Enters an address that is nobody's; false if the guest has too many.
+    fn insert(&mut self, ip: IpAddr, new: Neighbor) -> bool {
+        if !new.leased && !self.make_room(new.mac, new.port, new.seen) {
+            return false;
+        }
+        self.per_mac.entry(new.mac).or_default().push(ip);
+        if !new.leased
+            && let Some(port) = self.per_port.get_mut(usize::from(new.port.0))
+        {
+            port.held += 1;
+        }
+        self.table.insert(ip, new);
+        self.fresh.push(ip);
+        true
+    }
+
+    fn make_room(&mut self, mac: Mac, port: PortId, now: Instant) -> bool {
+        let index = usize::from(port.0);
+        if self.per_port.len() <= index {
+            self.per_port.resize(index + 1, PortUse::default());
+        }
+        if self.per_mac.get(&mac).is_some_and(|held| held.len() >= PER_MAC)
+            && let Some(oldest) = self.oldest_of(mac)
+        {
+            self.forget(oldest);
+        }
+        let Some(uses) = self.per_port.get_mut(index) else { return false };
+        if uses.held >= PER_PORT && now.since(uses.swept) >= SWEEP_INTERVAL {
+            uses.swept = now;
+            self.forget_where(|n| n.port == port && now.since(n.seen) >= SILENT);
+        }
+        let held = self.per_port.get(index).map_or(PER_PORT, |uses| uses.held);
+        held < PER_PORT && self.table.len() < MAX
+    }
+
+    fn oldest_of(&self, mac: Mac) -> Option<IpAddr> {
+        let held = self.per_mac.get(&mac)?.iter();
+        let known = held.filter_map(|ip| self.table.get(ip).map(|n| (*ip, n)));
+        known.filter(|(_, n)| !n.leased).min_by_key(|(_, n)| n.seen).map(|(ip, _)| ip)
+    }
+
+    /// Forgets what was not leased and passes.
+    fn forget_where(&mut self, passes: impl Fn(&Neighbor) -> bool) {
+        let fit = self.table.iter().filter(|(_, n)| !n.leased && passes(n));
+        let gone: Vec<IpAddr> = fit.map(|(ip, _)| *ip).collect();
+        gone.into_iter().for_each(|ip| self.forget(ip));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn neighbors() -> Neighbors {
+        Neighbors::new([3; 16])
+    }
+
+    fn mac(n: u16) -> Mac {
+        let [a, b] = n.to_be_bytes();
+        Mac([2, 0, 0, 0, a, b])
+    }
+
+    fn ip(n: u32) -> IpAddr {
+        IpAddr::V4((0x0a00_0000 + n).into())
+    }
+
+    fn at(secs: u64) -> Instant {
+        Instant::from_micros(secs * 1_000_000)
+    }
+
+    const P0: PortId = PortId(0);
+    const P1: PortId = PortId(1);
+
+    #[test]
+    fn the_first_who_uses_an_address_has_it_until_it_leaves() {
+        let mut known = neighbors();
+        assert!(known.claim(ip(1), mac(1), P0, at(0)));
+        assert!(!known.claim(ip(1), mac(2), P1, at(1)));
+        assert_eq!(known.take_fresh(), [ip(1)]);
+        assert!(known.claim(ip(1), mac(1), P0, at(2)));
+        assert!(known.take_fresh().is_empty());
+        known.forget_port(P0);
+        assert!(known.claim(ip(1), mac(2), P1, at(3)));
+        assert_eq!(known.get(ip(1)).map(|n| n.mac), Some(mac(2)));
+    }
+
+    #[test]
+    fn a_guest_may_move_its_address_to_another_card_or_port_unless_it_is_leased() {
+        let mut known = neighbors();
+        assert!(known.claim(ip(1), mac(1), P0, at(0)));
+        assert!(known.claim(ip(1), mac(2), P0, at(1)));
+        assert_eq!(known.get(ip(1)).map(|n| n.mac), Some(mac(2)));
+        assert!(known.claim(ip(1), mac(2), P1, at(2)));
+        assert_eq!(known.get(ip(1)).map(|n| n.port), Some(P1));
+        assert_eq!((known.per_port[0].held, known.per_port[1].held), (0, 1));
+
+        known.lease(ip(1), mac(3), P0, at(3));
+        assert!(!known.claim(ip(1), mac(2), P1, at(4)));
+        assert!(!known.claim(ip(1), mac(9), P0, at(4)));
+        known.forget_port(P0);
+        assert!(!known.claim(ip(1), mac(2), P1, at(5)));
+        assert!(known.claim(ip(1), mac(3), P1, at(5)));
+        assert!(known.get(ip(1)).is_some_and(|n| n.leased && n.port == P1));
+        known.forget(ip(1));
+        assert!(known.claim(ip(1), mac(2), P1, at(6)));
+    }
+
+    #[test]
+    fn the_longest_unused_address_of_a_guest_gives_way() {
+        let mut known = neighbors();
+        known.lease(ip(1000), mac(1), P0, at(0));
+        for n in 0..200 {
+            assert!(known.claim(ip(n), mac(1), P0, at(u64::from(n))));
+            assert!(known.claim(ip(0), mac(1), P0, at(u64::from(n))));
+        }
+        assert_eq!(known.iter().count(), PER_MAC);
+        assert!(known.get(ip(0)).is_some() && known.get(ip(1000)).is_some());
+        assert!(known.get(ip(199)).is_some() && known.get(ip(1)).is_none());
+    }
+
+    #[test]
+    fn a_port_that_makes_up_guests_crowds_out_itself_only() {
+        let mut known = neighbors();
+        let mut n = 0;
+        for round in 0..100u64 {
+            for _ in 0..128 {
+                n += 1;
+                known.claim(ip(u32::from(n)), mac(n), P0, at(round));
             }
         }
+        assert_eq!(known.iter().count(), PER_PORT);
+        assert!(known.claim(ip(1 << 20), mac(0), P1, at(100)));
+        // What went silent makes room for what comes.
+        assert!(known.claim(ip(1 << 21), mac(0), P0, at(1000)));
+        assert_eq!(known.per_port[0].held, 1);
+        assert_eq!(known.per_mac.len(), 1);
     }
 }
