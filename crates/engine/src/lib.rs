@@ -208,6 +208,9 @@ impl Engine {
         if dst == self.net.config.gateway_mac {
             return self.local(port, &eth, frame, place, io);
         }
+        if gateway::impersonates(&self.net.config, &eth) {
+            return Err(Drop::Spoofed);
+        }
         let out = OutFrame::from(*frame);
         if dst.is_unicast()
             && let Some(to) = self.net.switch.port_of(dst)

@@ -5,6 +5,7 @@ mod arp;
 mod dhcp;
 mod dhcp6;
 mod dns;
+mod guard;
 pub(crate) mod icmp;
 mod lease;
 pub(crate) mod limit;
@@ -29,6 +30,7 @@ use crate::time::Instant;
 use dhcp::Dhcp;
 use dhcp6::Dhcp6;
 use dns::Dns;
+pub(crate) use guard::impersonates;
 use nd::Heard;
 use ra::Ra;
 

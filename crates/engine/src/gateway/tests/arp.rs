@@ -46,7 +46,7 @@ fn senders_are_learned_and_nobody_takes_an_address_that_is_taken() {
     assert!(world.ask(thief, &request(2, guest(15), GATEWAY)).is_empty());
     assert!(world.ask(thief, &request(2, GATEWAY, guest(15))).is_empty());
     assert!(world.ask(thief, &request(2, Ipv4Addr::new(10, 0, 0, 1), GATEWAY)).is_empty());
-    assert_eq!(world.dropped(Drop::Source), 3);
+    assert_eq!((world.dropped(Drop::Source), world.dropped(Drop::Spoofed)), (2, 1));
     assert_eq!(world.engine.net.neighbors.get(guest(15).into()).unwrap().mac, mac(1));
     assert_eq!(world.engine.net.neighbors.get(GATEWAY.into()), None);
 }
@@ -84,4 +84,23 @@ fn a_silent_guest_is_asked_for_and_its_answer_is_learned() {
     assert_eq!(world.one(other), asked);
     world.send(port, &arp(2, GATEWAY_MAC, (mac(5), guest(20)), (GATEWAY_MAC, GATEWAY)));
     assert_eq!(world.engine.net.neighbors.get(guest(20).into()).unwrap().mac, mac(5));
+}
+
+#[test]
+fn guests_cannot_tell_each_other_that_they_are_the_gateway() {
+    let mut world = World::new();
+    let (port, thief) = (world.port(), world.port());
+    announce(&mut world, port, 1, guest(15));
+    announce(&mut world, thief, 2, guest(16));
+    world.sent(port);
+    for own in [GATEWAY, DNS] {
+        world.send(thief, &arp(2, mac(1), (mac(2), own), (mac(1), guest(15))));
+        world.send(thief, &arp(1, BROADCAST, (mac(2), own), (NOBODY, own)));
+        world.send(thief, &arp(2, GATEWAY_MAC, (mac(2), own), (GATEWAY_MAC, GATEWAY)));
+    }
+    assert!(world.sent(port).is_empty());
+    assert_eq!((world.dropped(Drop::Source), world.dropped(Drop::Spoofed)), (2, 4));
+    // What they tell of themselves passes.
+    world.send(thief, &arp(2, mac(1), (mac(2), guest(16)), (mac(1), guest(15))));
+    assert_eq!(world.sent(port).len(), 1);
 }

@@ -152,7 +152,7 @@ fn a_silent_guest_is_solicited_and_only_its_own_word_is_believed() {
         thief,
         &frame(2, GUEST_LL, group, 255, &na(0x20, "2001:db8::1".parse().unwrap(), Some(2))),
     );
-    assert_eq!(world.dropped(Drop::Source), 3);
+    assert_eq!((world.dropped(Drop::Source), world.dropped(Drop::Spoofed)), (2, 1));
     assert_eq!(world.engine.net.neighbors.get(target.into()), None);
 
     let own_ll = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x16);
@@ -160,4 +160,24 @@ fn a_silent_guest_is_solicited_and_only_its_own_word_is_believed() {
     assert_eq!(world.engine.net.neighbors.get(target.into()).unwrap().mac, mac(1));
     world.send(thief, &frame(2, GUEST_LL, gateway(), 255, &na(0x60, target, Some(2))));
     assert_eq!(world.engine.net.neighbors.get(target.into()).unwrap().mac, mac(1));
+}
+
+#[test]
+fn guests_cannot_tell_each_other_that_they_are_the_gateway() {
+    let mut world = World::new();
+    let (port, thief) = (world.port(), world.port());
+    let group: Ipv6Addr = "ff02::1".parse().unwrap();
+    let other = config().ipv6.nth(0x99);
+    for (src, message) in [
+        (GUEST_LL, na(0x20, gateway(), Some(2))),
+        (GUEST_LL, na(0x20, GATEWAY_LL, Some(2))),
+        (gateway(), ns(other, Some(2))),
+        (GATEWAY_LL, vec![134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0]),
+    ] {
+        world.send(thief, &frame(2, src, group, 255, &message));
+    }
+    assert!(world.sent(port).is_empty());
+    assert_eq!(world.dropped(Drop::Spoofed), 4);
+    world.send(thief, &frame(2, GUEST_LL, group, 255, &na(0x20, other, Some(2))));
+    assert_eq!(world.sent(port).len(), 1);
 }
