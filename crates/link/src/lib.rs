@@ -8,13 +8,14 @@
 //! - [`fd`]: whatever a passed descriptor turns out to be
 //! - [`tap`] (Linux): TAP devices with checksum and segmentation offload
 //! - [`scm`]: descriptors passed between processes
-//! - [`capture`]: frames written to a file
+//! - [`capture`], [`fault`]: wrappers that are links themselves
 //!
 //! Readiness is edge-triggered. A link never blocks, and what it buffers is bounded.
 
 pub mod capture;
 pub mod datagram;
 mod error;
+pub mod fault;
 pub mod fd;
 pub mod framing;
 mod messages;
