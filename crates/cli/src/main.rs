@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let result = match cli.command {
-        Command::Netd(args) => netd::run(*args),
+        Command::Netd(args) => netd::run(&args),
     };
     match result {
         Ok(code) => code,

@@ -10,7 +10,10 @@ use std::str::FromStr;
 
 use vmlan_engine::config::{HostLoopback, Ipv4Net};
 use vmlan_engine::{Config, Forward};
-use vmlan_netd::{Daemon, PidFile};
+use vmlan_link::Link;
+#[cfg(target_os = "linux")]
+use vmlan_netd::Netns;
+use vmlan_netd::{Daemon, DaemonError, ForwardError, PidFile};
 
 use crate::Failure;
 
@@ -34,6 +37,24 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH", value_parser = socket_path)]
     listen_qemu: Vec<PathBuf>,
 
+    /// Let guests with one frame for each datagram use the UNIX datagram socket at PATH.
+    ///
+    /// Each guest has a socket of its own with a path. In QEMU: -netdev
+    /// dgram,id=n,local.type=unix,local.path=ITS-PATH,remote.type=unix,remote.path=PATH
+    #[arg(long, value_name = "PATH", value_parser = socket_path)]
+    listen_dgram: Vec<PathBuf>,
+
+    /// Use an inherited descriptor: a UNIX stream, datagram or seqpacket socket, or a TAP device.
+    #[arg(long, value_name = "FD")]
+    fd: Vec<i32>,
+
+    /// Make a TAP device in a network namespace: PATH[,ifname=NAME][,config=off].
+    ///
+    /// The interface gets the next guest address, routes and MTU, and comes up, unless config=off.
+    #[cfg(target_os = "linux")]
+    #[arg(long, value_name = "PATH,ifname=NAME")]
+    netns: Vec<Netns>,
+
     /// Largest IP packet on the network, which guests are told.
     #[arg(long, value_name = "BYTES", default_value_t = 65520,
           value_parser = clap::value_parser!(u16).range(576..=65520))]
@@ -54,6 +75,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PORT", value_delimiter = ',',
           value_parser = clap::value_parser!(u16).range(1..))]
     host_loopback: Vec<u16>,
+
+    /// Write every frame to a new file, in pcapng.
+    #[arg(long, value_name = "FILE")]
+    capture: Option<PathBuf>,
 
     /// Serve the control API (HTTP) on a UNIX socket at PATH.
     #[arg(long, value_name = "PATH", value_parser = socket_path)]
@@ -76,7 +101,7 @@ struct ForwardArg {
 }
 
 impl FromStr for ForwardArg {
-    type Err = vmlan_netd::ForwardError;
+    type Err = ForwardError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(Self { text: text.into(), forward: vmlan_netd::parse_forward(text)? })
@@ -89,36 +114,51 @@ fn socket_path(text: &str) -> Result<PathBuf, vmlan_netd::BindError> {
     Ok(path)
 }
 
-pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
+pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let config = config(args)?;
+    check(args, &config)?;
     // Descriptors come first: their numbers must not be taken by anything opened here.
-    let ready_fd = args.ready_fd.map(inherited("--ready-fd")).transpose()?;
-    let config = config(&args)?;
-    check_paths(&args)?;
+    let ready_fd = args.ready_fd.map(|fd| inherited("--ready-fd", fd)).transpose()?;
+    let mut links = passed_links(args)?;
     if let Some(path) = &args.pidfile {
         PidFile::check(path).map_err(|e| Failure::Failed(format!("--pidfile {e}")))?;
     }
+    #[cfg(target_os = "linux")]
+    links.extend(namespace_links(args, &config)?);
     // Without the right to more files, the network serves fewer flows.
     vmlan_host::raise_fd_limit();
 
-    let failed = |what: &str| {
-        let what = what.to_owned();
-        move |e: vmlan_netd::Error| Failure::Failed(format!("{what} {e}"))
-    };
     let mut daemon = Daemon::new(config).map_err(|e| Failure::Failed(e.to_string()))?;
-    daemon.stop_on_signals().map_err(|e| Failure::Failed(e.to_string()))?;
+    build(&mut daemon, args, links)?;
+    let _pidfile = announce(args, ready_fd, daemon.engine().config())?;
+    daemon.run().map_err(|e| Failure::Failed(e.to_string()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Everything that guests can connect to, and what leads to them.
+fn build(daemon: &mut Daemon, args: &Args, links: Vec<Box<dyn Link>>) -> Result<(), Failure> {
+    let flag = |flag: &'static str| move |e: DaemonError| Failure::Failed(format!("{flag} {e}"));
+    daemon.stop_on_signals().map_err(flag("signals:"))?;
+    if let Some(path) = &args.capture {
+        daemon.capture(path).map_err(flag("--capture"))?;
+    }
+    for link in links {
+        daemon.add_link(link).map_err(flag("a guest:"))?;
+    }
     for path in &args.listen_qemu {
-        daemon.listen_qemu(path).map_err(failed("--listen-qemu"))?;
+        daemon.listen_qemu(path).map_err(flag("--listen-qemu"))?;
+    }
+    for path in &args.listen_dgram {
+        daemon.listen_dgram(path).map_err(flag("--listen-dgram"))?;
     }
     for arg in &args.forward {
         let added = daemon.add_forward(arg.forward.clone());
-        added.map_err(failed(&format!("--forward {}:", arg.text)))?;
+        added.map_err(|e| Failure::Failed(format!("--forward {}: {e}", arg.text)))?;
     }
     if let Some(path) = &args.control {
-        daemon.listen_control(path).map_err(failed("--control"))?;
+        daemon.listen_control(path).map_err(flag("--control"))?;
     }
-    let _pidfile = announce(&args, ready_fd, daemon.engine().config())?;
-    daemon.run().map_err(|e| Failure::Failed(e.to_string()))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn config(args: &Args) -> Result<Config, Failure> {
@@ -133,25 +173,65 @@ fn config(args: &Args) -> Result<Config, Failure> {
     Ok(config)
 }
 
-/// Refuses a path that two flags name, and a network that no guest could join.
-fn check_paths(args: &Args) -> Result<(), Failure> {
+/// Refuses what two flags cannot both have, and a network that no guest could join.
+fn check(args: &Args, config: &Config) -> Result<(), Failure> {
+    for arg in &args.forward {
+        let checked = vmlan_netd::check_forward(config, &arg.forward);
+        checked.map_err(|e| Failure::Usage(format!("--forward {}: {e}", arg.text)))?;
+    }
+    let twice = |flag: &str, what: &dyn std::fmt::Display| {
+        Err(Failure::Usage(format!("{flag} {what}: given twice")))
+    };
     let mut paths: Vec<&Path> = Vec::new();
     let qemu = args.listen_qemu.iter().map(|p| ("--listen-qemu", p));
+    let dgram = args.listen_dgram.iter().map(|p| ("--listen-dgram", p));
     let control = args.control.iter().map(|p| ("--control", p));
-    for (flag, path) in qemu.chain(control) {
+    for (flag, path) in qemu.chain(dgram).chain(control) {
         if paths.contains(&path.as_path()) {
-            return Err(Failure::Usage(format!("{flag} {}: given twice", path.display())));
+            return twice(flag, &path.display());
         }
         paths.push(path);
     }
-    if args.listen_qemu.is_empty() {
-        return Err(Failure::Usage("no guest could join: give --listen-qemu PATH".into()));
+    let mut fds = Vec::new();
+    let ready = args.ready_fd.iter().map(|fd| ("--ready-fd", fd));
+    for (flag, fd) in args.fd.iter().map(|fd| ("--fd", fd)).chain(ready) {
+        if fds.contains(fd) {
+            return twice(flag, fd);
+        }
+        fds.push(*fd);
+    }
+    #[cfg(target_os = "linux")]
+    let namespaces = args.netns.len();
+    #[cfg(not(target_os = "linux"))]
+    let namespaces = 0;
+    if args.listen_qemu.len() + args.listen_dgram.len() + args.fd.len() + namespaces == 0 {
+        let text = "no guest could join: give --listen-qemu, --listen-dgram, --fd or --netns";
+        return Err(Failure::Usage(text.into()));
     }
     Ok(())
 }
 
-fn inherited(flag: &'static str) -> impl Fn(i32) -> Result<OwnedFd, Failure> {
-    move |fd| vmlan_netd::inherited(fd).map_err(|e| Failure::Usage(format!("{flag} {fd}: {e}")))
+fn inherited(flag: &str, fd: i32) -> Result<OwnedFd, Failure> {
+    vmlan_netd::inherited(fd).map_err(|e| Failure::Usage(format!("{flag} {fd}: {e}")))
+}
+
+fn passed_links(args: &Args) -> Result<Vec<Box<dyn Link>>, Failure> {
+    let link = |fd: &i32| {
+        let opened = vmlan_link::fd::open(inherited("--fd", *fd)?, args.mtu);
+        opened.map_err(|e| Failure::Usage(format!("--fd {fd}: {e}")))
+    };
+    args.fd.iter().map(link).collect()
+}
+
+#[cfg(target_os = "linux")]
+fn namespace_links(args: &Args, config: &Config) -> Result<Vec<Box<dyn Link>>, Failure> {
+    let mut links = Vec::new();
+    for (number, netns) in (0..).zip(&args.netns) {
+        let link = netns.open(config, number);
+        let path = netns.path.display();
+        links.push(link.map_err(|e| Failure::Failed(format!("--netns {path}: {e}")))?);
+    }
+    Ok(links)
 }
 
 /// Tells everybody who waits that guests can connect.

@@ -11,7 +11,7 @@ use vmlan_host::Sockets;
 use vmlan_link::{Link, PeerId};
 use vmlan_wire::FrameBatch;
 
-use crate::Error;
+use crate::DaemonError;
 use crate::clock::Clock;
 use crate::forward::{self, ForwardError};
 use crate::ports::{Ports, Turn};
@@ -60,13 +60,13 @@ impl Core {
         }
     }
 
-    /// Attaches a link. One with a single guest gets its port at once, so that the guest hears
-    /// broadcasts before it first speaks.
-    pub(crate) fn add_link(&mut self, link: Box<dyn Link>, many_guests: bool) -> Result<(), Error> {
-        let index = self.ports.add(link).map_err(Error::io("cannot poll a guest's link"))?;
-        if !many_guests && self.add_guest(index, PeerId(0)).is_none() {
+    /// Attaches a link. Its first guest gets a port at once, so that it hears broadcasts before it
+    /// first speaks.
+    pub(crate) fn add_link(&mut self, link: Box<dyn Link>) -> Result<(), DaemonError> {
+        let index = self.ports.add(link).map_err(DaemonError::io("cannot poll a guest's link"))?;
+        if self.add_guest(index, PeerId(0)).is_none() {
             self.close_link(index);
-            return Err(Error::NoPort);
+            return Err(DaemonError::NoPort);
         }
         Ok(())
     }

@@ -11,6 +11,8 @@ use mio::{Events, Poll};
 use vmlan_engine::{Config, Engine, Forward, ForwardId};
 use vmlan_host::Sockets;
 use vmlan_link::Link;
+use vmlan_link::capture::Capture;
+use vmlan_link::datagram::DatagramLink;
 use vmlan_link::stream::StreamLink;
 
 use crate::clock::Clock;
@@ -19,8 +21,10 @@ use crate::core::Core;
 use crate::listener::Listeners;
 use crate::ports::Ports;
 use crate::token::Owner;
+use crate::unix_path::{self, BindError, SocketPath};
 use crate::watch::{Next, Watches};
-use crate::{Error, signals};
+use crate::wrappers::Wrappers;
+use crate::{DaemonError, signals};
 
 /// Events that one pass takes from the system.
 const EVENTS: usize = 256;
@@ -36,12 +40,15 @@ pub struct Daemon {
     listeners: Listeners,
     watches: Watches,
     control: Option<Control>,
+    wrappers: Wrappers,
+    /// Removed at the end.
+    datagram_paths: Vec<SocketPath>,
 }
 
 impl Daemon {
     /// A network without guests.
-    pub fn new(config: Config) -> Result<Self, Error> {
-        let failed = || Error::io("cannot poll");
+    pub fn new(config: Config) -> Result<Self, DaemonError> {
+        let failed = || DaemonError::io("cannot poll");
         let poll = Poll::new().map_err(failed())?;
         let clock = Clock::start();
         let registry = || poll.registry().try_clone();
@@ -56,6 +63,8 @@ impl Daemon {
             listeners: Listeners::default(),
             watches: Watches::default(),
             control: None,
+            wrappers: Wrappers::default(),
+            datagram_paths: Vec::new(),
         })
     }
 
@@ -64,22 +73,42 @@ impl Daemon {
     }
 
     /// Lets guests with QEMU's framing connect at `path`, any number of them.
-    pub fn listen_qemu(&mut self, path: &Path) -> Result<(), Error> {
+    pub fn listen_qemu(&mut self, path: &Path) -> Result<(), DaemonError> {
         Ok(self.listeners.add(self.poll.registry(), path)?)
     }
 
-    /// Attaches a guest.
-    pub fn add_link(&mut self, link: Box<dyn Link>) -> Result<(), Error> {
-        self.core.add_link(link, false)
+    /// Lets guests exchange frames with the datagram socket at `path`, each from a socket with a
+    /// path of its own.
+    pub fn listen_dgram(&mut self, path: &Path) -> Result<(), DaemonError> {
+        let (socket, socket_path) = unix_path::datagram(path)?;
+        let link = DatagramLink::new(socket.into(), self.engine().config().mtu);
+        let failed = |source| BindError::Io { path: path.into(), source };
+        self.add_link(Box::new(link.map_err(failed)?))?;
+        self.datagram_paths.push(socket_path);
+        Ok(())
+    }
+
+    /// Attaches a guest, or several that share a link.
+    pub fn add_link(&mut self, link: Box<dyn Link>) -> Result<(), DaemonError> {
+        self.core.add_link(self.wrappers.wrap(link))
+    }
+
+    /// Writes the frames of all links that are attached from now on to a new file, in pcapng.
+    pub fn capture(&mut self, path: &Path) -> Result<(), DaemonError> {
+        let capture = Capture::create(path);
+        let capture =
+            capture.map_err(|source| DaemonError::Capture { path: path.into(), source })?;
+        self.wrappers.capture = Some(capture);
+        Ok(())
     }
 
     /// Opens a port of the host that leads to a guest.
-    pub fn add_forward(&mut self, forward: Forward) -> Result<ForwardId, Error> {
+    pub fn add_forward(&mut self, forward: Forward) -> Result<ForwardId, DaemonError> {
         Ok(self.core.add_forward(forward)?)
     }
 
     /// Serves the control API at `path`.
-    pub fn listen_control(&mut self, path: &Path) -> Result<(), Error> {
+    pub fn listen_control(&mut self, path: &Path) -> Result<(), DaemonError> {
         self.control = Some(Control::new(self.poll.registry(), path)?);
         Ok(())
     }
@@ -90,20 +119,20 @@ impl Daemon {
         &mut self,
         fd: F,
         handler: impl FnMut(&F) -> Next + 'static,
-    ) -> Result<(), Error> {
+    ) -> Result<(), DaemonError> {
         let added = self.watches.add(self.poll.registry(), fd, handler);
-        added.map_err(Error::io("cannot poll a descriptor"))
+        added.map_err(DaemonError::io("cannot poll a descriptor"))
     }
 
     /// Makes SIGTERM, SIGINT and SIGHUP end [`Daemon::run`].
-    pub fn stop_on_signals(&mut self) -> Result<(), Error> {
-        let pipe = signals::termination().map_err(Error::io("cannot handle signals"))?;
+    pub fn stop_on_signals(&mut self) -> Result<(), DaemonError> {
+        let pipe = signals::termination().map_err(DaemonError::io("cannot handle signals"))?;
         self.watch(pipe, |pipe| if signals::came(pipe) { Next::Stop } else { Next::Continue })
     }
 
     /// Serves the network until a handler or a signal stops it; then resets what is left of its
     /// flows.
-    pub fn run(&mut self) -> Result<(), Error> {
+    pub fn run(&mut self) -> Result<(), DaemonError> {
         let mut events = Events::with_capacity(EVENTS);
         let mut next = Next::Continue;
         while next == Next::Continue {
@@ -111,7 +140,7 @@ impl Daemon {
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(Error::io("cannot poll")(e)),
+                Err(e) => return Err(DaemonError::io("cannot poll")(e)),
             }
             self.core.tick();
             for event in &events {
@@ -153,7 +182,7 @@ impl Daemon {
         while let Some(stream) = self.listeners.accept(index) {
             // A guest that cannot be served sees its connection close.
             if let Ok(link) = StreamLink::new(stream.into()) {
-                let _ = self.core.add_link(Box::new(link), false);
+                let _ = self.add_link(Box::new(link));
             }
         }
     }

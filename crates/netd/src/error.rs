@@ -7,7 +7,7 @@ use crate::forward::ForwardError;
 use crate::unix_path::BindError;
 
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum DaemonError {
     #[error(transparent)]
     Bind(#[from] BindError),
     #[error(transparent)]
@@ -20,7 +20,7 @@ pub enum Error {
     Io { what: &'static str, source: io::Error },
 }
 
-impl Error {
+impl DaemonError {
     pub(crate) fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { what, source }
     }

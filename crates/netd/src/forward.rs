@@ -85,7 +85,7 @@ pub(crate) fn parse_guest(text: &str) -> Result<SocketAddr, ForwardError> {
 }
 
 /// Whether a forward's target can be a guest of the network.
-pub(crate) fn check(config: &Config, forward: &Forward) -> Result<(), ForwardError> {
+pub fn check(config: &Config, forward: &Forward) -> Result<(), ForwardError> {
     let addr = forward.guest.ip();
     let inside = match addr {
         IpAddr::V4(a) => config.ipv4.is_host(a),

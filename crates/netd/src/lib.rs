@@ -15,6 +15,8 @@ mod error;
 mod fd;
 mod forward;
 mod listener;
+#[cfg(target_os = "linux")]
+mod netns;
 mod network;
 mod peer;
 mod pidfile;
@@ -23,11 +25,14 @@ mod signals;
 mod token;
 mod unix_path;
 mod watch;
+mod wrappers;
 
 pub use daemon::Daemon;
-pub use error::Error;
+pub use error::DaemonError;
 pub use fd::{FdError, inherited};
-pub use forward::{ForwardError, parse_forward};
+pub use forward::{ForwardError, check as check_forward, parse_forward};
+#[cfg(target_os = "linux")]
+pub use netns::{AttachError, Netns, NetnsSpecError, guest_interface};
 pub use network::network;
 pub use pidfile::{PidFile, PidFileError};
 pub use unix_path::{BindError, check as check_socket_path};

@@ -81,7 +81,7 @@ fn bind<S>(
     let failed = |source| BindError::Io { path: path.into(), source };
     make_way(path)?;
     // The mode of a socket is set as it is made, or somebody could connect in between.
-    let before = umask(Mode::RWXG | Mode::RWXO);
+    let before = umask(Mode::XUSR | Mode::RWXG | Mode::RWXO);
     let made = make(path);
     umask(before);
     let socket = made.map_err(|e| match e.kind() {
@@ -128,7 +128,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let (_listener, socket) = listen(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o077, 0);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         drop(socket);
         assert!(!path.exists());
     }

@@ -1,0 +1,129 @@
+//! The control API, with curl and with clients that mean no good.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+use crate::support::{GATEWAY, Guest, Netd, PATIENCE};
+
+fn start() -> Netd {
+    Netd::start(&["--listen-qemu", "{}/qemu", "--control", "{}/control"])
+}
+
+/// Status and body of a request; a body is sent with POST.
+fn curl(netd: &Netd, path: &str, body: Option<&str>) -> (u16, String) {
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "-m", "10", "-w", "\n%{http_code}", "--unix-socket"]);
+    curl.arg(netd.path("control")).arg(format!("http://vmlan{path}"));
+    if let Some(body) = body {
+        curl.args(["-d", body]);
+    }
+    let output = curl.output().expect("curl is installed");
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (body, status) = text.rsplit_once('\n').unwrap();
+    (status.parse().unwrap(), body.trim_end().to_owned())
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn what_is_there_is_listed() {
+    let netd = start();
+    let mut guest = Guest::connect(&netd.path("qemu"), 15);
+    guest.resolve(GATEWAY);
+    assert_eq!(curl(&netd, "/cam", None), (200, r#"{"52:54:00:00:00:0f":0}"#.into()));
+    let leases = (200, r#"{"192.168.5.15":"52:54:00:00:00:0f"}"#.into());
+    assert_eq!(curl(&netd, "/leases", None), leases);
+    assert_eq!(curl(&netd, "/services/dhcp/leases", None), leases);
+    assert_eq!(curl(&netd, "/flows", None), (200, "[]".into()));
+    let (status, stats) = curl(&netd, "/stats", None);
+    assert_eq!(status, 200);
+    assert!(stats.contains(r#""BytesReceived":42"#), "{stats}");
+    assert!(stats.contains(r#""FramesReceived":1"#), "{stats}");
+}
+
+#[test]
+fn forwards_are_opened_and_closed() {
+    let netd = start();
+    let port = free_port();
+    let body = format!(r#"{{"local":"127.0.0.1:{port}","remote":"192.168.5.15:22"}}"#);
+    let expose = "/services/forwarder/expose";
+    assert_eq!(curl(&netd, expose, Some(&body)), (200, String::new()));
+    TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let again = format!("proxy already running for tcp on 127.0.0.1:{port}");
+    assert_eq!(curl(&netd, expose, Some(&body)), (500, again));
+    let listed =
+        format!(r#"[{{"local":"127.0.0.1:{port}","remote":"192.168.5.15:22","protocol":"tcp"}}]"#);
+    assert_eq!(curl(&netd, "/services/forwarder/all", None), (200, listed));
+    let body = format!(r#"{{"local":"127.0.0.1:{port}","protocol":"tcp"}}"#);
+    let unexpose = "/services/forwarder/unexpose";
+    assert_eq!(curl(&netd, unexpose, Some(&body)), (200, String::new()));
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+    assert_eq!(curl(&netd, unexpose, Some(&body)), (500, "proxy not found".into()));
+    assert_eq!(curl(&netd, "/services/forwarder/all", None), (200, "[]".into()));
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let netd = start();
+    assert_eq!(curl(&netd, "/nothing", None).0, 404);
+    assert_eq!(curl(&netd, "/services/forwarder/expose", None), (400, "post only".into()));
+    assert_eq!(curl(&netd, "/services/forwarder/expose", Some("{")).0, 400);
+    let outside = r#"{"local":"127.0.0.1:1","remote":"10.0.0.1:22"}"#;
+    let (status, text) = curl(&netd, "/services/forwarder/expose", Some(outside));
+    assert!(status == 500 && text.contains("10.0.0.1"), "{text}");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = taken.local_addr().unwrap();
+    let body = format!(r#"{{"local":"{at}","remote":"192.168.5.15:22"}}"#);
+    let (status, text) = curl(&netd, "/services/forwarder/expose", Some(&body));
+    assert!(status == 500 && text.contains(&at.to_string()), "{text}");
+}
+
+#[test]
+fn it_is_private() {
+    let netd = start();
+    let mode = std::fs::metadata(netd.path("control")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn idle_clients_keep_nobody_waiting() {
+    let netd = start();
+    let connect = || UnixStream::connect(netd.path("control")).unwrap();
+    let mut idle: Vec<_> = (0..15).map(|_| connect()).collect();
+    for client in &mut idle {
+        client.write_all(b"GET /stats HTTP/1.1\r\nX: ").unwrap();
+    }
+    Guest::connect(&netd.path("qemu"), 15).resolve(GATEWAY);
+    assert_eq!(curl(&netd, "/flows", None).0, 200);
+    let mut extra = connect();
+    idle.push(connect());
+    // One too many: it waits until another leaves.
+    idle.truncate(4);
+    extra.set_read_timeout(Some(PATIENCE)).unwrap();
+    extra.write_all(b"GET /flows HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    extra.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+}
+
+#[test]
+fn garbage_is_answered_and_forgotten() {
+    let netd = start();
+    for garbage in [&[0; 3][..], &[0xff; 70_000], b"GET\r\n\r\n", b"\r\n\r\n\r\n"] {
+        let mut client = UnixStream::connect(netd.path("control")).unwrap();
+        // The daemon may close before everything is written.
+        let _ = client.write_all(garbage);
+        let _ = client.shutdown(std::net::Shutdown::Write);
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut answer = Vec::new();
+        let _ = client.read_to_end(&mut answer);
+        assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"), "{answer:?}");
+    }
+    assert_eq!(curl(&netd, "/flows", None).0, 200);
+}

@@ -1,0 +1,8 @@
+//! `vmlan netd` from outside: its flags, what it leaves behind, guests on its sockets, and its
+//! control API. Needs no rights and no network.
+
+mod control;
+mod flags;
+mod guests;
+mod lifecycle;
+mod support;
