@@ -11,6 +11,7 @@ use std::str::FromStr;
 use vmlan_engine::config::{HostLoopback, Ipv4Net};
 use vmlan_engine::{Config, Forward};
 use vmlan_link::Link;
+use vmlan_link::fault::Faults;
 #[cfg(target_os = "linux")]
 use vmlan_netd::Netns;
 use vmlan_netd::{Daemon, DaemonError, ForwardError, PidFile};
@@ -80,6 +81,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     capture: Option<PathBuf>,
 
+    /// Make every link a bad one: loss=PERCENT, reorder=, duplicate=, corrupt=, delay=MILLISECONDS.
+    #[arg(long, value_name = "FAULTS", hide = true)]
+    fault: Option<Faults>,
+
     /// Serve the control API (HTTP) on a UNIX socket at PATH.
     #[arg(long, value_name = "PATH", value_parser = socket_path)]
     control: Option<PathBuf>,
@@ -141,6 +146,9 @@ fn build(daemon: &mut Daemon, args: &Args, links: Vec<Box<dyn Link>>) -> Result<
     daemon.stop_on_signals().map_err(flag("signals:"))?;
     if let Some(path) = &args.capture {
         daemon.capture(path).map_err(flag("--capture"))?;
+    }
+    if let Some(faults) = args.fault {
+        daemon.inject_faults(faults);
     }
     for link in links {
         daemon.add_link(link).map_err(flag("a guest:"))?;

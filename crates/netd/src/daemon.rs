@@ -13,6 +13,7 @@ use vmlan_host::Sockets;
 use vmlan_link::Link;
 use vmlan_link::capture::Capture;
 use vmlan_link::datagram::DatagramLink;
+use vmlan_link::fault::Faults;
 use vmlan_link::stream::StreamLink;
 
 use crate::clock::Clock;
@@ -100,6 +101,11 @@ impl Daemon {
             capture.map_err(|source| DaemonError::Capture { path: path.into(), source })?;
         self.wrappers.capture = Some(capture);
         Ok(())
+    }
+
+    /// Makes all links that are attached from now on bad ones, for tests.
+    pub fn inject_faults(&mut self, faults: Faults) {
+        self.wrappers.faults = Some(faults);
     }
 
     /// Opens a port of the host that leads to a guest.

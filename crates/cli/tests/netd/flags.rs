@@ -47,6 +47,7 @@ fn bad_values_are_named_in_one_line() {
         (&["--netns", ""], &["--netns", "no path"]),
         (&["--netns", "/x,eth0"], &["--netns", "'/x,eth0'", "`eth0`"]),
         (&["--netns", "/x,ifname=a/b"], &["--netns", "`a/b`"]),
+        (&["--fault", "loss=lots"], &["--fault", "'loss=lots'"]),
         (&["--nonsense"], &["--nonsense"]),
     ];
     for (args, wants) in table {
