@@ -40,6 +40,12 @@ pub enum NetnsError {
     Name { name: String },
     #[error("there is an interface {name} in the network namespace already")]
     Taken { name: String },
+    #[error("no right to open /dev/net/tun; allow it with: sudo chmod 666 /dev/net/tun")]
+    DeviceForbidden,
+    #[error("there is no TAP driver (/dev/net/tun: {0}); load it with: sudo modprobe tun")]
+    NoDevice(io::Error),
+    #[error("no right to make interfaces in the network namespace {}", path.display())]
+    CreateForbidden { path: PathBuf },
     #[error("cannot make the interface {name}: {source}")]
     Create { name: String, source: io::Error },
     #[error(transparent)]
@@ -181,6 +187,11 @@ impl Failure {
             (Stage::Create, libc::EBUSY | libc::EEXIST | libc::EINVAL) => {
                 NetnsError::Taken { name }
             }
+            (Stage::Create, libc::EACCES) => NetnsError::DeviceForbidden,
+            (Stage::Create, libc::ENOENT | libc::ENXIO | libc::ENODEV) => {
+                NetnsError::NoDevice(source)
+            }
+            (Stage::Create, libc::EPERM) => NetnsError::CreateForbidden { path: path.into() },
             (Stage::Create, _) => NetnsError::Create { name, source },
             (Stage::Configure, _) => ConfigureError::new(self.what, source).into(),
         }
