@@ -5,6 +5,7 @@
 
 mod netd;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -45,13 +46,20 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("vmlan: {failure}");
+            tell(&failure.to_string());
             match failure {
                 Failure::Usage(_) => ExitCode::from(2),
                 Failure::Failed(_) => ExitCode::FAILURE,
             }
         }
     }
+}
+
+/// One line on standard error, in one write.
+fn tell(text: &str) {
+    let line = format!("vmlan: {text}\n");
+    // There is nobody to tell when standard error is gone.
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// Help is printed whole; of an error, the paragraph that says what is wrong, in one line.
@@ -68,7 +76,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     let text = error.to_string();
     let paragraph = text.lines().take_while(|line| !line.trim().is_empty());
     let line = paragraph.map(str::trim).collect::<Vec<_>>().join(" ");
-    eprintln!("vmlan: {}", line.strip_prefix("error: ").unwrap_or(&line));
+    tell(line.strip_prefix("error: ").unwrap_or(&line));
     ExitCode::from(2)
 }
 

@@ -254,6 +254,6 @@ fn announce(
         let written = File::from(fd).write_all(b"ready\n");
         written.map_err(|e| Failure::Failed(format!("--ready-fd: {e}")))?;
     }
-    eprintln!("vmlan: ready, {} with gateway {}", config.ipv4, config.gateway);
+    crate::tell(&format!("ready, {} with gateway {}", config.ipv4, config.gateway));
     Ok(pidfile)
 }

@@ -7,14 +7,28 @@ use std::os::unix::net::UnixStream;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 
-/// A descriptor that becomes readable with SIGTERM, SIGINT or SIGHUP.
+/// A descriptor that becomes readable with SIGTERM, SIGINT or SIGHUP; the last only if
+/// it was not ignored before.
 pub(crate) fn termination() -> io::Result<UnixStream> {
     let (read, write) = UnixStream::pair()?;
     read.set_nonblocking(true)?;
     for signal in [SIGTERM, SIGINT, SIGHUP] {
-        pipe::register(signal, write.try_clone()?)?;
+        if signal != SIGHUP || !is_ignored(signal) {
+            pipe::register(signal, write.try_clone()?)?;
+        }
     }
     Ok(read)
+}
+
+/// Whether the process was started with a signal ignored, as nohup(1) does.
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: a `sigaction` of zeros is valid, and with a null pointer as the new one the call
+    // only writes the present one to where the last argument points.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0
+            && action.sa_sigaction == libc::SIG_IGN
+    }
 }
 
 /// Whether a signal has come.
