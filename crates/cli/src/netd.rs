@@ -233,11 +233,13 @@ fn passed_links(args: &Args) -> Result<Vec<Box<dyn Link>>, Failure> {
 
 #[cfg(target_os = "linux")]
 fn namespace_links(args: &Args, config: &Config) -> Result<Vec<Box<dyn Link>>, Failure> {
+    let mut configured = 0;
     let mut links = Vec::new();
-    for (number, netns) in (0..).zip(&args.netns) {
-        let link = netns.open(config, number);
+    for netns in &args.netns {
+        let link = netns.open(config, configured);
         let path = netns.path.display();
         links.push(link.map_err(|e| Failure::Failed(format!("--netns {path}: {e}")))?);
+        configured += u32::from(netns.configure);
     }
     Ok(links)
 }

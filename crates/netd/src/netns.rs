@@ -66,11 +66,15 @@ impl FromStr for Netns {
 }
 
 impl Netns {
-    /// Makes the interface, for the guest `number` of those that are configured from here. To be
+    /// Makes the interface; one that is configured gets what belongs to guest `number`. To be
     /// called while the process has no other thread.
     pub fn open(&self, config: &Config, number: u32) -> Result<Box<dyn Link>, AttachError> {
-        let interface = guest_interface(config, number, &self.ifname);
-        let interface = interface.ok_or_else(|| AttachError::NoAddress(config.ipv4.to_string()))?;
+        let interface = if self.configure {
+            guest_interface(config, number, &self.ifname)
+                .ok_or_else(|| AttachError::NoAddress(config.ipv4.to_string()))?
+        } else {
+            InterfaceConfig { name: self.ifname.clone(), ..InterfaceConfig::default() }
+        };
         let device = open_in_netns(&self.path, &interface, self.configure)?;
         Ok(Box::new(TapLink::new(device).map_err(AttachError::Tap)?))
     }

@@ -5,4 +5,5 @@ mod control;
 mod flags;
 mod guests;
 mod lifecycle;
+mod links;
 mod support;

@@ -1,6 +1,7 @@
 //! A daemon under test, and a guest that speaks QEMU's framing.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -26,13 +27,27 @@ impl Netd {
     /// Starts a daemon and waits until it says that it is ready. `{}` in an argument stands for
     /// the daemon's directory.
     pub(crate) fn start(args: &[&str]) -> Self {
+        Self::spawn(args, Stdio::null())
+    }
+
+    /// Starts a daemon that gets `fd` as its descriptor 4.
+    pub(crate) fn start_with_fd(args: &[&str], fd: OwnedFd) -> Self {
+        Self::spawn(args, fd.into())
+    }
+
+    fn spawn(args: &[&str], stdin: Stdio) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let args = args.iter().map(|a| a.replace("{}", dir.path().to_str().unwrap()));
-        // The shell makes descriptor 3 what this test reads.
+        // The shell makes descriptor 3 what this test reads, and 4 what it was given.
         let mut child = Command::new("sh")
-            .args(["-c", r#"exec "$0" "$@" 3>&1 >/dev/null"#, env!("CARGO_BIN_EXE_vmlan")])
+            .args([
+                "-c",
+                r#"exec "$0" "$@" 4<&0 3>&1 >/dev/null </dev/null"#,
+                env!("CARGO_BIN_EXE_vmlan"),
+            ])
             .args(["netd", "--ready-fd", "3"])
             .args(args)
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -70,6 +85,13 @@ impl Netd {
     pub(crate) fn stop(&mut self, signal: Signal) -> ExitStatus {
         self.signal(signal);
         eventually(|| self.child.try_wait().unwrap())
+    }
+
+    /// Processor time used so far, in the system's ticks of usually 10 ms.
+    pub(crate) fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        [11, 12].map(|i| fields[i].parse::<u64>().unwrap()).iter().sum()
     }
 
     /// A field of /proc/PID/status in KiB.
@@ -111,7 +133,10 @@ pub(crate) const GATEWAY: [u8; 4] = [192, 168, 5, 2];
 impl Guest {
     /// The guest 192.168.5.`number`.
     pub(crate) fn connect(path: &Path, number: u8) -> Self {
-        let stream = UnixStream::connect(path).unwrap();
+        Self::over(UnixStream::connect(path).unwrap(), number)
+    }
+
+    pub(crate) fn over(stream: UnixStream, number: u8) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Self { stream, mac: [0x52, 0x54, 0, 0, 0, number], ip: [192, 168, 5, number] }
     }
