@@ -38,6 +38,7 @@ use vmlan_wire::{Frame, FrameBatch, OutFrame};
 
 pub use config::Config;
 pub use forward::{Forward, ForwardId, parse_forward, parse_publish};
+pub use gateway::SavedLease;
 pub use io::{Host, Io, Links, PortId, Readiness, SockId, Token};
 pub use stats::{Drop, Stats};
 pub use switch::PortCaps;

@@ -85,6 +85,14 @@ impl Dhcp {
         Self { pool: Pool::new(config, now), probes: Vec::new(), search: names.collect() }
     }
 
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    pub(super) fn pool_mut(&mut self) -> &mut Pool {
+        &mut self.pool
+    }
+
     /// The number of the address that a guest has or had.
     pub(super) fn number_of(&self, mac: Mac) -> Option<u32> {
         self.pool.of(mac).map(|lease| lease.number)
@@ -145,7 +153,7 @@ impl Dhcp {
             running.request = request;
             return Ok(());
         }
-        let wanted = request.wanted.and_then(|ip| number(net, ip));
+        let wanted = request.wanted.and_then(|ip| number(&net.config, ip));
         let mac = request.mac;
         let usable = |n| is_free(net, n, mac);
         let chosen = self.pool.choose(mac, request.port, wanted, usable);
@@ -179,7 +187,7 @@ impl Dhcp {
             _ => return Err(Drop::Malformed),
         };
         let own = self.pool.of(request.mac).filter(|l| l.state != State::Past);
-        let number = number(net, ip).filter(|n| {
+        let number = number(&net.config, ip).filter(|n| {
             let other = own.is_some_and(|l| l.number != *n);
             // A guest that has one address may not verify another; it may select a new one.
             (request.server.is_some() || !other) && self.usable(net, *n, request.mac)
@@ -200,7 +208,8 @@ impl Dhcp {
 
     /// The guest found somebody else at the address.
     fn decline(&mut self, net: &mut Net, io: &Io<'_>, request: &Request) -> Result<(), Drop> {
-        let number = request.wanted.and_then(|ip| number(net, ip)).ok_or(Drop::Malformed)?;
+        let number =
+            request.wanted.and_then(|ip| number(&net.config, ip)).ok_or(Drop::Malformed)?;
         if self.pool.of(request.mac).is_none_or(|l| l.number != number) {
             return Err(Drop::Source);
         }
@@ -394,8 +403,8 @@ impl Request {
 }
 
 /// The number of an address of this subnet.
-fn number(net: &Net, ip: Ipv4Addr) -> Option<u32> {
-    let subnet = net.config.ipv4;
+pub(super) fn number(config: &Config, ip: Ipv4Addr) -> Option<u32> {
+    let subnet = config.ipv4;
     subnet.is_host(ip).then(|| ip.to_bits() - subnet.network.to_bits())
 }
 

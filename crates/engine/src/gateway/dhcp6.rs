@@ -74,6 +74,14 @@ impl Dhcp6 {
         }
     }
 
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    pub(super) fn pool_mut(&mut self) -> &mut Pool {
+        &mut self.pool
+    }
+
     pub(super) fn forget_port(&mut self, port: PortId) {
         self.pool.forget_port(port);
     }
@@ -164,7 +172,7 @@ impl Dhcp6 {
     ) {
         let renews = matches!(request.kind, MessageType::Renew | MessageType::Rebind);
         for (index, association) in request.associations.iter().enumerate() {
-            let wanted = association.address.and_then(|a| number(net, a));
+            let wanted = association.address.and_then(|a| number(&net.config, a));
             let number = match index {
                 0 if renews => wanted.filter(|n| self.usable(net, *n, request.mac)),
                 0 => self.choose(net, request, wanted.or(hint)),
@@ -235,7 +243,7 @@ impl Dhcp6 {
         options: &mut Vec<DhcpOption>,
     ) {
         for association in &request.associations {
-            let number = association.address.and_then(|a| number(net, a));
+            let number = association.address.and_then(|a| number(&net.config, a));
             let own = self.pool.of(request.mac).filter(|l| l.state == State::Bound);
             let Some(lease) = own.filter(|l| Some(l.number) == number) else {
                 options.push(DhcpOption::IANA(IANA {
@@ -384,8 +392,8 @@ fn status(status: Status) -> DhcpOption {
 }
 
 /// The number of an address that the pool could have given.
-fn number(net: &Net, addr: Ipv6Addr) -> Option<u32> {
-    let offset = addr.to_bits().checked_sub(net.config.ipv6.prefix.to_bits())?;
+pub(super) fn number(config: &Config, addr: Ipv6Addr) -> Option<u32> {
+    let offset = addr.to_bits().checked_sub(config.ipv6.prefix.to_bits())?;
     u32::try_from(offset).ok()
 }
 

@@ -46,6 +46,8 @@ pub(super) struct Pool {
     expired: Vec<u32>,
     per_port: Vec<usize>,
     port_limit: usize,
+    /// Counts up when a guest gets an address for good or loses it.
+    changes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +105,7 @@ impl Pool {
             expired: Vec::new(),
             per_port: Vec::new(),
             port_limit: (size.min(MAX_LEASES) / 2).max(1),
+            changes: 0,
         }
     }
 
@@ -113,6 +116,10 @@ impl Pool {
 
     pub(super) fn get(&self, number: u32) -> Option<Lease> {
         self.by_number.get(&number).and_then(|slot| self.leases.get(*slot)).copied()
+    }
+
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Lease> {
@@ -195,6 +202,7 @@ impl Pool {
             self.by_mac.insert(mac, slot);
         }
         self.count(slot, true);
+        self.changes += u64::from(state == State::Bound);
         self.timers.set(u32::try_from(slot).unwrap_or(u32::MAX), until);
         true
     }
@@ -275,12 +283,14 @@ impl Pool {
         self.timers.cancel(u32::try_from(slot).unwrap_or(u32::MAX));
         if let Some(lease) = self.leases.get_mut(slot) {
             (lease.state, lease.until, lease.port) = (State::Past, now, None);
+            self.changes += 1;
         }
     }
 
     fn remove(&mut self, slot: usize) {
         self.count(slot, false);
         let Some(lease) = self.leases.try_remove(slot) else { return };
+        self.changes += u64::from(lease.state == State::Bound);
         self.timers.cancel(u32::try_from(slot).unwrap_or(u32::MAX));
         self.by_number.remove(&lease.number);
         if self.by_mac.get(&lease.mac) == Some(&slot) {

@@ -11,6 +11,7 @@ mod lease;
 pub(crate) mod limit;
 mod nd;
 mod ra;
+mod saved;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use dns::Dns;
 pub(crate) use guard::impersonates;
 use nd::Heard;
 use ra::Ra;
+pub use saved::SavedLease;
 
 #[derive(Debug)]
 pub(crate) struct Gateway {

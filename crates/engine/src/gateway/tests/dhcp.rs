@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use vmlan_wire::Mac;
 
+use crate::gateway::SavedLease;
 use crate::gateway::testing::*;
 use crate::io::PortId;
 use crate::stats::Drop;
@@ -471,4 +472,39 @@ fn an_exhausted_pool_is_silence_and_a_departure_ends_it() {
     world.io(|engine, io| engine.remove_port(ports[2], io));
     assert_eq!(join(&mut world, ports[4], 9), guest(253));
     assert_eq!(neighbor(&world, guest(253)), Some((mac(9), true)));
+}
+
+#[test]
+fn leases_outlive_the_daemon() {
+    let mut world = World::new();
+    let port = world.port();
+    let before = world.engine.lease_changes();
+    for n in 1..=3 {
+        join(&mut world, port, n);
+    }
+    assert_eq!(world.engine.lease_changes(), before + 3);
+    silent(&mut world, port, &message(1, RELEASE).client(guest(15)).server(GATEWAY));
+    world.pass(Duration::from_secs(100));
+    let mut saved = world.engine.saved_leases();
+    saved.sort_by_key(|l| l.ip);
+    let list: Vec<_> = saved.iter().map(|l| (l.ip, l.mac)).collect();
+    assert_eq!(list, [(guest(16).into(), mac(2)), (guest(17).into(), mac(3))]);
+
+    let mut world = World::new();
+    let port = world.port();
+    let now = world.now;
+    for lease in saved {
+        assert!(world.engine.restore_lease(lease, now), "{lease:?}");
+    }
+    let over = SavedLease { ip: guest(20).into(), mac: mac(4), until: now };
+    assert!(!world.engine.restore_lease(over, now));
+    for ip in [GATEWAY, guest(16), guest(255), Ipv4Addr::new(10, 0, 0, 1)] {
+        let lease = SavedLease { ip: ip.into(), mac: mac(4), until: now + Duration::from_secs(9) };
+        assert!(!world.engine.restore_lease(lease, now), "{ip}");
+    }
+    assert_eq!(ask(&mut world, port, &message(9, REQUEST).wants(guest(16))).kind(), NAK);
+    let renewal = ask(&mut world, port, &message(2, REQUEST).client(guest(16)));
+    assert_eq!((renewal.kind(), renewal.yiaddr()), (ACK, guest(16)));
+    assert_eq!(join(&mut world, port, 3), guest(17));
+    assert_eq!(join(&mut world, port, 9), guest(15));
 }
