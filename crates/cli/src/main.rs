@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 
 /// Networks for local virtual machines and for commands.
 #[derive(Debug, Parser)]
-#[command(name = "vmlan", version, about, disable_help_subcommand = true)]
+#[command(name = "vmlan", version, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -75,7 +75,10 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
     let text = error.to_string();
     let paragraph = text.lines().take_while(|line| !line.trim().is_empty());
-    let line = paragraph.map(str::trim).collect::<Vec<_>>().join(" ");
+    let mut line = paragraph.map(str::trim).collect::<Vec<_>>().join(" ");
+    if let Some(tip) = text.lines().find_map(|line| line.trim().strip_prefix("tip: ")) {
+        line = format!("{line}; {tip}");
+    }
     tell(line.strip_prefix("error: ").unwrap_or(&line));
     ExitCode::from(2)
 }

@@ -5,18 +5,44 @@ use std::os::unix::net::UnixStream;
 
 use rustix::process::geteuid;
 
-/// Whether the peer is this user or root.
+/// Whether the peer is this user or root, and on Linux outside of user namespaces made below: a
+/// guest that runs in one is this user too, but is not to command its own network.
 pub(crate) fn is_trusted(stream: &UnixStream) -> io::Result<bool> {
-    let uid = imp::uid(stream)?;
-    Ok(uid == geteuid().as_raw() || uid == 0)
+    let own = geteuid().as_raw();
+    let peer = imp::Peer::of(stream)?;
+    if peer.uid != own && peer.uid != 0 {
+        return Ok(false);
+    }
+    // Nobody but root may look at root's processes.
+    Ok(peer.is_in_own_namespace().unwrap_or(peer.uid == 0 && own != 0))
 }
 
 #[cfg(target_os = "linux")]
 mod imp {
+    use std::os::unix::fs::MetadataExt;
+
+    use rustix::process::Pid;
+
     use super::{UnixStream, io};
 
-    pub(super) fn uid(stream: &UnixStream) -> io::Result<u32> {
-        Ok(rustix::net::sockopt::socket_peercred(stream)?.uid.as_raw())
+    pub(super) struct Peer {
+        pub(super) uid: u32,
+        pid: Pid,
+    }
+
+    impl Peer {
+        pub(super) fn of(stream: &UnixStream) -> io::Result<Self> {
+            let cred = rustix::net::sockopt::socket_peercred(stream)?;
+            Ok(Self { uid: cred.uid.as_raw(), pid: cred.pid })
+        }
+
+        pub(super) fn is_in_own_namespace(&self) -> io::Result<bool> {
+            let namespace = |process: &str| {
+                let meta = std::fs::metadata(format!("/proc/{process}/ns/user"))?;
+                io::Result::Ok((meta.dev(), meta.ino()))
+            };
+            Ok(namespace("self")? == namespace(&self.pid.as_raw_nonzero().to_string())?)
+        }
     }
 }
 
@@ -26,11 +52,22 @@ mod imp {
 
     use super::{UnixStream, io};
 
-    pub(super) fn uid(stream: &UnixStream) -> io::Result<u32> {
-        let (mut uid, mut gid) = (0, 0);
-        // SAFETY: the descriptor is open while `stream` is borrowed, and both results point to
-        // live variables.
-        let result = unsafe { libc::getpeereid(stream.as_raw_fd(), &mut uid, &mut gid) };
-        if result == 0 { Ok(uid) } else { Err(io::Error::last_os_error()) }
+    pub(super) struct Peer {
+        pub(super) uid: u32,
+    }
+
+    impl Peer {
+        pub(super) fn of(stream: &UnixStream) -> io::Result<Self> {
+            let (mut uid, mut gid) = (0, 0);
+            // SAFETY: the descriptor is open while `stream` is borrowed, and both results point to
+            // live variables.
+            let result =
+                unsafe { libc::getpeereid(stream.as_raw_fd(), &raw mut uid, &raw mut gid) };
+            if result == 0 { Ok(Self { uid }) } else { Err(io::Error::last_os_error()) }
+        }
+
+        pub(super) fn is_in_own_namespace(&self) -> io::Result<bool> {
+            Ok(true)
+        }
     }
 }

@@ -49,6 +49,7 @@ fn bad_values_are_named_in_one_line() {
         (&["--netns", "/x,ifname=a/b"], &["--netns", "`a/b`"]),
         (&["--fault", "loss=lots"], &["--fault", "'loss=lots'"]),
         (&["--nonsense"], &["--nonsense"]),
+        (&["--listen-qmu", "/tmp/a"], &["--listen-qmu", "similar", "--listen-qemu"]),
     ];
     for (args, wants) in table {
         // All of them are found before the daemon tries to listen.

@@ -44,6 +44,21 @@ fn guests_come_and_go() {
 }
 
 #[test]
+fn guests_above_the_limit_of_files_wait_for_their_turn() {
+    let netd = Netd::start_with_files(&["--listen-qemu", "{}/qemu"], 24);
+    let mut guests: Vec<_> = (0..30).map(|n| Guest::connect(&netd.path("qemu"), 15 + n)).collect();
+    guests[0].resolve(GATEWAY);
+    let before = netd.cpu_ticks();
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(netd.cpu_ticks() - before < 20, "the daemon spins");
+    let mut last = guests.split_off(20);
+    drop(guests);
+    for guest in &mut last {
+        guest.resolve(GATEWAY);
+    }
+}
+
+#[test]
 fn a_guest_that_breaks_the_framing_is_let_go_and_nobody_else() {
     let netd = start();
     let mut good = Guest::connect(&netd.path("qemu"), 15);

@@ -1,7 +1,8 @@
 //! Guests that come by other ways than a stream listener: datagram sockets, passed descriptors,
 //! network namespaces. Namespaces belong to user namespaces of their own, so this needs no rights.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Child, Command, Stdio};
@@ -167,6 +168,45 @@ fn an_interface_can_be_left_alone() {
     namespace.run("ping -c 1 -W 5 192.168.5.2").expect("the gateway answers");
     let mut guest = Guest::connect(&netd.path("qemu"), 15);
     guest.resolve([192, 168, 5, 77]);
+}
+
+#[test]
+fn a_guest_does_not_command_its_own_network() {
+    let namespace = Namespace::new();
+    let spec = format!("{},ifname=eth0", namespace.path());
+    let netd = Netd::start(&["--netns", &spec, "--control", "{}/control"]);
+    let socket = netd.path("control").display().to_string();
+    let curl = format!("curl -s -m 5 --unix-socket {socket} http://vmlan/flows");
+    assert_eq!(namespace.run(&curl), None);
+    let output = Command::new("sh").args(["-c", &curl]).output().unwrap();
+    assert_eq!(output.stdout, b"[]\n");
+}
+
+#[test]
+fn the_end_of_the_daemon_resets_what_is_open() {
+    let namespace = Namespace::new();
+    let spec = format!("{},ifname=eth0", namespace.path());
+    let mut netd = Netd::start(&["--netns", &spec]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let pid = namespace.holder.id().to_string();
+    let script = format!("exec 3<>/dev/tcp/192.168.5.2/{port}; echo hello >&3; cat <&3");
+    let mut guest = Command::new("nsenter")
+        .args(["-t", &pid, "-U", "-n", "--preserve-credentials", "bash", "-c", &script])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut host, _) = listener.accept().unwrap();
+    host.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut hello = [0; 6];
+    host.read_exact(&mut hello).unwrap();
+    assert_eq!(&hello, b"hello\n");
+    netd.stop(Signal::TERM);
+    assert_eq!(host.read(&mut hello).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let status = eventually(|| guest.try_wait().unwrap());
+    let mut error = String::new();
+    guest.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+    assert!(!status.success() && error.contains("reset"), "{status} {error}");
 }
 
 #[test]

@@ -27,24 +27,26 @@ impl Netd {
     /// Starts a daemon and waits until it says that it is ready. `{}` in an argument stands for
     /// the daemon's directory.
     pub(crate) fn start(args: &[&str]) -> Self {
-        Self::spawn(args, Stdio::null())
+        Self::spawn(args, Stdio::null(), "")
+    }
+
+    /// Starts a daemon that may have this many files open.
+    pub(crate) fn start_with_files(args: &[&str], files: u32) -> Self {
+        Self::spawn(args, Stdio::null(), &format!("ulimit -n {files};"))
     }
 
     /// Starts a daemon that gets `fd` as its descriptor 4.
     pub(crate) fn start_with_fd(args: &[&str], fd: OwnedFd) -> Self {
-        Self::spawn(args, fd.into())
+        Self::spawn(args, fd.into(), "")
     }
 
-    fn spawn(args: &[&str], stdin: Stdio) -> Self {
+    fn spawn(args: &[&str], stdin: Stdio, before: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let args = args.iter().map(|a| a.replace("{}", dir.path().to_str().unwrap()));
         // The shell makes descriptor 3 what this test reads, and 4 what it was given.
+        let script = format!(r#"{before} exec "$0" "$@" 4<&0 3>&1 >/dev/null </dev/null"#);
         let mut child = Command::new("sh")
-            .args([
-                "-c",
-                r#"exec "$0" "$@" 4<&0 3>&1 >/dev/null </dev/null"#,
-                env!("CARGO_BIN_EXE_vmlan"),
-            ])
+            .args(["-c", &script, env!("CARGO_BIN_EXE_vmlan")])
             .args(["netd", "--ready-fd", "3"])
             .args(args)
             .stdin(stdin)
