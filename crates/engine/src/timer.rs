@@ -83,10 +83,9 @@ impl TimerWheel {
             };
             let shift = level * SLOT_BITS;
             let position = self.now >> shift;
-            #[expect(clippy::cast_possible_truncation, reason = "below 64")]
-            let slot = (position % SLOTS as u64) as u32;
+            let slot = slot_of(position + 1);
             // Slots after the current one come first, the current one last (a full turn away).
-            let ahead = u64::from(bits.rotate_right((slot + 1) % 64).trailing_zeros()) + 1;
+            let ahead = u64::from(bits.rotate_right(slot).trailing_zeros()) + 1;
             let tick = (position + ahead) << shift;
             best = Some(best.map_or(tick, |b| b.min(tick)));
         }
@@ -107,7 +106,7 @@ impl TimerWheel {
             for level in (0..LEVELS).rev() {
                 let shift = level * SLOT_BITS;
                 if self.now.trailing_zeros() as usize >= shift {
-                    self.turn(level, (self.now >> shift) as usize % SLOTS, out);
+                    self.turn(level, slot_of(self.now >> shift) as usize, out);
                 }
             }
         }
@@ -140,7 +139,7 @@ impl TimerWheel {
         }
         // What is farther than the outermost wheel waits in its last slot and moves on from there.
         let reach = (SLOTS as u64 - 1) << (level * SLOT_BITS);
-        let slot = ((self.now + away.min(reach)) >> (level * SLOT_BITS)) as usize % SLOTS;
+        let slot = slot_of((self.now + away.min(reach)) >> (level * SLOT_BITS)) as usize;
         let Some(head) = self.heads.get_mut(level).and_then(|l| l.get_mut(slot)) else { return };
         let next = std::mem::replace(head, index);
         if let Some(bits) = self.occupied.get_mut(level) {
@@ -179,6 +178,11 @@ impl TimerWheel {
             }
         }
     }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "below 64")]
+fn slot_of(position: u64) -> u32 {
+    (position % SLOTS as u64) as u32
 }
 
 #[cfg(test)]

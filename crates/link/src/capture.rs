@@ -81,6 +81,10 @@ impl<L: Link> Link for Captured<L> {
         self.link.as_fd()
     }
 
+    fn is_level_triggered(&self) -> bool {
+        self.link.is_level_triggered()
+    }
+
     fn recv(&mut self, batch: &mut FrameBatch) -> Recv {
         let received = self.link.recv(batch);
         if let Recv::Frames { more, .. } = received {

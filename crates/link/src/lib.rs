@@ -80,6 +80,12 @@ pub trait Link: std::fmt::Debug + Send {
     /// What to poll, edge-triggered, for reading and writing.
     fn as_fd(&self) -> BorrowedFd<'_>;
 
+    /// Whether `recv` may leave frames behind without saying `more`: then the descriptor has to be
+    /// polled level-triggered, which spares the read that finds nothing. Linux only.
+    fn is_level_triggered(&self) -> bool {
+        false
+    }
+
     /// Clears `batch` and fills it with the next frames of one peer, as many as the budget of one
     /// pass allows. After an event that says the peer has hung up, call it until it is `Empty` or
     /// `Closed`, whatever `more` said: data and the hang-up may have come in one event.
@@ -112,6 +118,10 @@ impl<L: Link + ?Sized> Link for Box<L> {
 
     fn as_fd(&self) -> BorrowedFd<'_> {
         (**self).as_fd()
+    }
+
+    fn is_level_triggered(&self) -> bool {
+        (**self).is_level_triggered()
     }
 
     fn recv(&mut self, batch: &mut FrameBatch) -> Recv {

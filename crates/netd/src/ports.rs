@@ -40,6 +40,8 @@ pub(crate) struct Ports {
 #[derive(Debug)]
 struct Entry {
     link: Box<dyn Link>,
+    /// Polled level-triggered.
+    level: bool,
     guests: Vec<Option<Guest>>,
     ready: bool,
     dirty: bool,
@@ -96,13 +98,16 @@ impl Ports {
         let vacant = self.links.vacant_entry();
         let index = u32::try_from(vacant.key()).map_err(io::Error::other)?;
         let fd = link.as_fd().as_raw_fd();
-        self.registry.register(
-            &mut SourceFd(&fd),
-            Owner::Link(index).token(),
-            Interest::READABLE,
-        )?;
+        let token = Owner::Link(index).token();
+        let level = link.is_level_triggered();
+        if level {
+            crate::level::register(&self.registry, link.as_fd(), token)?;
+        } else {
+            self.registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
+        }
         vacant.insert(Entry {
             link,
+            level,
             guests: Vec::new(),
             ready: false,
             dirty: false,
@@ -305,6 +310,12 @@ impl Ports {
             if on { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
         let fd = entry.link.as_fd().as_raw_fd();
         let token = Owner::Link(index).token();
+        if entry.level {
+            if crate::level::poll_write(&self.registry, entry.link.as_fd(), token, on).is_ok() {
+                entry.polls_write = on;
+            }
+            return;
+        }
         if self.registry.reregister(&mut SourceFd(&fd), token, interest).is_ok() {
             entry.polls_write = on;
         }

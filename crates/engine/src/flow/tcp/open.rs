@@ -1,7 +1,7 @@
 //! How connections begin: a guest's SYN that dials out, a forward's connection that dials in, and
 //! segments that belong to nothing.
 
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -39,10 +39,8 @@ impl IsnKey {
     }
 
     fn isn(&self, key: &Key, now: Instant) -> Seq {
-        let mut hasher = self.0.build_hasher();
-        key.hash(&mut hasher);
         #[expect(clippy::cast_possible_truncation, reason = "32 bits are wanted")]
-        let (hash, clock) = (hasher.finish() as u32, (now.micros() / 4) as u32);
+        let (hash, clock) = (self.0.hash_one(key) as u32, (now.micros() / 4) as u32);
         Seq(hash.wrapping_add(clock))
     }
 }
@@ -112,11 +110,12 @@ impl Tcp {
 
     /// A connection that a forward accepted: opens one to the guest.
     pub(crate) fn open_inbound(&mut self, net: &mut Net, io: &mut Io<'_>, inbound: Inbound) {
-        let index = self.flows.vacant_key();
         let client = inbound.client.or_else(|| self.free_port(net, inbound.guest));
         let key = client.map(|remote| Key { guest: inbound.guest, remote });
         let free = key.filter(|key| !self.by_key.contains_key(key));
-        let (Some(key), Ok(slot)) = (free, u32::try_from(index)) else {
+        // The slot must still be the reserved one, or the socket's events would go astray.
+        let slot = self.reserve().filter(|token| *token == inbound.token).map(Token::index);
+        let (Some(key), Some(slot)) = (free, slot) else {
             net.stats.drop(Drop::Limit);
             return io.host.close(inbound.sock, Close::Reset);
         };

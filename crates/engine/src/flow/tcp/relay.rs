@@ -18,8 +18,9 @@ const READ: usize = 256 << 10;
 /// The ring's size at the first read of a flow, and of one whose reads fill it.
 const FIRST_RING: usize = 64 << 10;
 
-/// How long an acknowledgement may wait for data to carry it.
-const DELAYED_ACK: Duration = Duration::from_millis(2);
+/// How long an acknowledgement may wait for data to carry it. Longer than the kernel's tick, so that
+/// arming the poll's timeout seldom has to program the processor's timer.
+const DELAYED_ACK: Duration = Duration::from_millis(20);
 
 /// The window of a flow while memory is scarce.
 const SMALL_WINDOW: usize = 64 << 10;
