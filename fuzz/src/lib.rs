@@ -1,0 +1,16 @@
+//! Fuzz targets: each is a function from bytes to nothing that panics when a property is broken.
+//! `fuzz_targets/` makes libFuzzer programs of them; `tests/replay.rs` runs the committed corpora
+//! and a bounded number of mutations with any Rust.
+
+pub mod dhcp;
+pub mod dns;
+pub mod engine;
+pub mod script;
+pub mod seeds;
+pub mod stream;
+
+/// A target's name and function.
+pub type Target = (&'static str, fn(&[u8]));
+
+pub const TARGETS: [Target; 4] =
+    [("engine", engine::run), ("dhcp", dhcp::run), ("dns", dns::run), ("stream", stream::run)];

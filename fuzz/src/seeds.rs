@@ -1,0 +1,219 @@
+//! The committed corpora: `cargo run --example seeds` writes them again after a change of format.
+
+/// Builds an input for [`crate::engine`].
+#[derive(Debug, Default)]
+struct Input(Vec<u8>);
+
+const SYN: u8 = 0;
+const ACK: u8 = 1;
+const FIN: u8 = 4;
+const RST: u8 = 5;
+
+impl Input {
+    fn new(setup: u8) -> Self {
+        Self(vec![setup])
+    }
+
+    fn op(mut self, bytes: &[u8]) -> Self {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    fn sized(mut self, bytes: &[u8]) -> Self {
+        self.0.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    /// A segment that follows what was seen, to 10.0.0.1 on one of the scripted ports.
+    fn segment(self, how: u8, port: u8) -> Self {
+        self.op(&[1, 0, 0x61 | port << 3, how, 0])
+    }
+
+    fn data(self, port: u8, len: u16) -> Self {
+        let [high, low] = len.to_be_bytes();
+        self.op(&[1, 0, 0x60 | port, ACK | 64, high, low, 7])
+    }
+
+    fn tcp(self, how: u8, port: u8) -> Self {
+        self.op(&[1, 0, 0x60 | port, how, 0])
+    }
+
+    fn pass(self, how: u8, span: u16) -> Self {
+        let [high, low] = span.to_be_bytes();
+        self.op(&[14, how, high, low])
+    }
+
+    fn far(self, action: u8) -> Self {
+        self.op(&[15, 0, action])
+    }
+}
+
+/// Name and bytes of every input of a target.
+pub fn of(target: &str) -> Vec<(String, Vec<u8>)> {
+    let named = |list: Vec<(&str, Vec<u8>)>| {
+        list.into_iter().map(|(name, input)| (name.to_owned(), input)).collect()
+    };
+    match target {
+        "engine" => engine(),
+        "dhcp" => named(dhcp()),
+        "dns" => named(dns()),
+        "stream" => named(stream()),
+        _ => Vec::new(),
+    }
+}
+
+fn engine() -> Vec<(String, Vec<u8>)> {
+    let mut all = Vec::new();
+    for setup in [1, 3, 0x21, 0x35] {
+        for port in 0..16 {
+            let open = Input::new(setup).op(&[11, 15, 2]).tcp(SYN, port).tcp(ACK, port);
+            let talk = open.data(port, 100).data(port, 1400).tcp(ACK, port).pass(0, 3000);
+            let end = talk.tcp(ACK, port).tcp(FIN, port).tcp(ACK, port).pass(5, 9000);
+            all.push((format!("tcp-{setup:02x}-{port}"), end.tcp(ACK, port).0));
+        }
+    }
+    let open = || Input::new(1).tcp(SYN, 0).tcp(ACK, 0);
+    let gap = open().op(&[1, 0, 0x60, ACK | 8 | 64, 0, 200, 0, 100, 7]).data(0, 200);
+    all.push(("gap".into(), gap.pass(5, 1000).0));
+    all.push(("far-fin".into(), open().far(0).tcp(ACK, 0).tcp(FIN, 0).tcp(ACK, 0).0));
+    all.push(("far-reset".into(), open().data(0, 10).far(1).0));
+    all.push(("guest-reset".into(), open().data(0, 10).tcp(RST, 0).0));
+    let sack = Input::new(1).tcp(SYN, 4).tcp(ACK, 4);
+    let sack = sack.op(&[1, 0, 0x64, ACK | 128, 0, 0, 3, 5, 180, 11, 104, 17, 28, 22, 208]);
+    all.push(("sack".into(), sack.pass(5, 2000).tcp(ACK, 4).0));
+    let closed = Input::new(1).tcp(SYN, 4).op(&[1, 0, 0x64, ACK | 32, 0, 0, 0]).pass(7, 6000);
+    all.push(("zero-window".into(), closed.tcp(ACK, 4).pass(5, 2000).0));
+    let mut datagrams = Input::new(1);
+    for port in 0..8 {
+        datagrams = datagrams.op(&[8, 0, 0x60 | port]).sized(b"datagram").op(&[8, 2, 0x60 | port]);
+        datagrams = datagrams.sized(b"datagram over IPv6").pass(0, 2000);
+        datagrams = datagrams.op(&[9, 0, 0x60 | port, 1, 1]).sized(b"ping");
+    }
+    all.push(("datagrams".into(), datagrams.op(&[24, 1]).pass(7, 8000).0));
+    let udp = [&[0x10, 0, 0, 53, 0, 24, 0, 0][..], &[1; 8]].concat();
+    let fragments = Input::new(1).op(&[10, 0x20, 0, 1, 0]).sized(&udp);
+    all.push(("fragments".into(), fragments.op(&[10, 0, 2, 1, 0]).sized(&[2; 8]).0));
+    let mut clients = Input::new(3).op(&[11, 15, 2]);
+    for kind in 0..4 {
+        clients = clients.op(&[17, kind, kind]);
+        clients = if kind == 0 { clients.sized(b"hello") } else { clients };
+        clients = clients.pass(5, 200);
+    }
+    all.push(("clients".into(), clients.op(&[1, 0, 0x60, 6, 0]).pass(5, 9000).0));
+    let plug = Input::new(1).tcp(SYN, 1).tcp(ACK, 1).op(&[16]).pass(7, 200).op(&[16, 0]);
+    all.push(("plug".into(), plug.data(1, 50).pass(7, 2000).0));
+    let mut batch = Input::new(1).tcp(SYN, 1).tcp(ACK, 1).op(&[19, 12]);
+    for _ in 0..14 {
+        batch = batch.data(1, 1400);
+    }
+    all.push(("batch".into(), batch.pass(5, 100).0));
+    let train = Input::new(3).op(&[0x80 | 23, 2, 1]).op(&[8, 0]).sized(&[1; 40]);
+    let train = train.op(&[0x80 | 21, 0, 0x60, ACK | 64, 7, 0, 1, 2 | 8, 2, 0, 0, 54]);
+    all.push((
+        "train".into(),
+        train.op(&[22, 3 | 8, 0, 34, 0, 16, 0, 100, 0, 54]).sized(&[9; 80]).0,
+    ));
+    let neighbours = Input::new(1).op(&[12, 0]).sized(&[0; 4]).op(&[12, 2]).sized(&[0; 20]);
+    let neighbours = neighbours.op(&[23, 0, 1, 8, 6]).sized(&[0; 28]).op(&[20, 1, 0, 20, 1]);
+    all.push(("neighbours".into(), neighbours.op(&[18]).tcp(SYN, 0).op(&[18]).pass(7, 64).0));
+    let six = Input::new(1).op(&[1, 2, 0x60, SYN, 0]).op(&[1, 2, 0x60, ACK, 0]);
+    all.push(("tcp6".into(), six.op(&[1, 2, 0x60, FIN, 0]).segment(SYN, 1).0));
+    let boot = Input::new(1).op(&[13]).sized(&discover()).op(&[0]);
+    let solicit = [1, 0, 0, 1, 0, 1, 0, 10, 0, 3, 0, 1, 2, 0, 0, 0, 0, 1, 0, 3, 0, 12, 0, 0, 0, 1];
+    let boot = boot.op(&[13]).sized(&[&solicit[..], &[0; 8]].concat()).op(&[1]);
+    all.push(("boot".into(), boot.pass(7, 300).0));
+    all
+}
+
+fn discover() -> Vec<u8> {
+    let mut message = vec![1, 1, 6, 0, 1, 2, 3, 4];
+    message.resize(28, 0);
+    message.extend_from_slice(&[2, 0, 0, 0, 0, 1]);
+    message.resize(236, 0);
+    message.extend_from_slice(&[99, 130, 83, 99, 53, 1, 1, 55, 3, 1, 3, 6, 255]);
+    message
+}
+
+fn dhcp() -> Vec<(&'static str, Vec<u8>)> {
+    // Kind, transaction, requested address, server, address in use, more options, time.
+    let message = |how: u8, kind: u8, wants: &[u8], server: u8, more: &[u8]| {
+        let mut out = vec![how, kind, 0, 0, 0, 9];
+        out.extend_from_slice(wants);
+        out.extend_from_slice(&[server, 0, 0, more.len() as u8]);
+        out.extend_from_slice(more);
+        if how & 64 != 0 {
+            out.extend_from_slice(&[8, 0]);
+        }
+        out
+    };
+    let options = [55, 4, 1, 3, 6, 119, 12, 5, b'g', b'u', b'e', b's', b't', 57, 2, 2, 64];
+    let lease = [
+        message(64, 1, &[0], 0, &options),
+        message(64, 3, &[1, 15], 1, &options),
+        message(64, 3, &[0], 0, &[]),
+        message(64, 7, &[0], 1, &[]),
+    ];
+    let mut raw = vec![16];
+    raw.extend_from_slice(&(discover().len() as u16).to_be_bytes());
+    raw.extend_from_slice(&discover());
+    let other = [message(64, 3, &[1, 200], 0, &[]), message(65, 4, &[1, 15], 1, &[])];
+    let crowd: Vec<u8> = (0..8)
+        .flat_map(|n| [message(64 | n, 1, &[0], 0, &[]), message(n, 3, &[1, 15 + n], 1, &[])])
+        .flatten()
+        .collect();
+    let inform = [message(64, 8, &[0], 0, &[61, 7, 1, 2, 0, 0, 0, 0, 1, 82, 3, 1, 1, 1])];
+    vec![
+        ("lease", lease.concat()),
+        ("raw", raw),
+        ("other", other.concat()),
+        ("crowd", crowd),
+        ("inform", inform.concat()),
+    ]
+}
+
+fn dns() -> Vec<(&'static str, Vec<u8>)> {
+    let question = |how: u8, kind: u8, more: &[u8]| {
+        let mut out = vec![how, 0, 7, kind, 0, more.len() as u8];
+        out.extend_from_slice(more);
+        out
+    };
+    let opt = [0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0];
+    let known: Vec<u8> = [1, 28, 12, 16, 255].map(|kind| question(2, kind, &[])).concat();
+    let mut other = vec![4, 0, 29, 0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    other.extend_from_slice(b"\x07example\x03com\x00\x00\x01\x00\x01");
+    let mut answered = vec![1, 0, 12, 0, 7, 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0];
+    answered.extend_from_slice(&other[1..]);
+    let stream = [question(0xc2, 1, &[]), question(0xc2, 28, &opt)].concat();
+    vec![
+        ("known", known),
+        ("edns", question(2, 1, &opt)),
+        ("other", other),
+        ("answered", answered),
+        ("six", question(0x82, 1, &[])),
+        ("stream", stream),
+    ]
+}
+
+fn stream() -> Vec<(&'static str, Vec<u8>)> {
+    let frames = |lens: &[u32]| {
+        lens.iter()
+            .flat_map(|len| {
+                let body = vec![*len as u8; (*len).min(3000) as usize];
+                [len.to_be_bytes().to_vec(), body].concat()
+            })
+            .collect::<Vec<u8>>()
+    };
+    let cut = |cuts: &[u8], lens: &[u32]| {
+        [&(cuts.len() as u16).to_be_bytes()[..], cuts, &frames(lens)].concat()
+    };
+    vec![
+        ("whole", cut(&[], &[14, 60, 1514, 60])),
+        ("bytes", cut(&[1], &[14, 15, 60])),
+        ("odd", cut(&[3, 5, 7, 100], &[60, 1514, 14, 500])),
+        ("short", cut(&[9], &[60, 13, 60])),
+        ("long", cut(&[9], &[60, 70_000])),
+        ("zero", cut(&[], &[60, 0])),
+        ("large", cut(&[255, 1, 230], &[3000, 2999, 2998, 3000])),
+    ]
+}
