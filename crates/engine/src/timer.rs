@@ -13,12 +13,15 @@ const SLOTS: usize = 64;
 const SLOT_BITS: usize = 6;
 const TICK_MICROS: u64 = 1000;
 const NONE: u32 = u32::MAX;
+const NEVER: u64 = u64::MAX;
 
 /// Timers for the entries `0..` of some table.
 #[derive(Debug)]
 pub(crate) struct TimerWheel {
     /// Ticks up to here are done.
     now: u64,
+    /// No slot has to be turned before this tick.
+    next: u64,
     heads: [[u32; SLOTS]; LEVELS],
     /// Bit `s` of `occupied[l]`: slot `s` of level `l` has entries.
     occupied: [u64; LEVELS],
@@ -41,6 +44,7 @@ impl TimerWheel {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             now: now.micros() / TICK_MICROS,
+            next: NEVER,
             heads: [[NONE; SLOTS]; LEVELS],
             occupied: [0; LEVELS],
             nodes: Vec::new(),
@@ -73,36 +77,30 @@ impl TimerWheel {
         }
     }
 
-    /// When to call [`TimerWheel::expired`] next: never later than the first timer, but for far
-    /// ones it may be earlier (an inner wheel has to turn).
+    /// When to call [`TimerWheel::expired`] next: never later than the first timer, but it may be
+    /// earlier (an inner wheel has to turn, the timer has been moved).
     pub(crate) fn next(&self) -> Option<Instant> {
-        let mut best: Option<u64> = None;
-        for level in 0..LEVELS {
-            let Some(bits) = self.occupied.get(level).copied().filter(|b| *b != 0) else {
-                continue;
-            };
-            let shift = level * SLOT_BITS;
-            let position = self.now >> shift;
-            let slot = slot_of(position + 1);
+        (self.next != NEVER).then(|| Instant::from_micros(self.next.saturating_mul(TICK_MICROS)))
+    }
+
+    /// The first tick at which a slot has to be turned.
+    fn first_tick(&self) -> u64 {
+        let mut first = NEVER;
+        for (level, bits) in self.occupied.iter().enumerate().filter(|(_, bits)| **bits != 0) {
+            let position = self.now >> (level * SLOT_BITS);
             // Slots after the current one come first, the current one last (a full turn away).
-            let ahead = u64::from(bits.rotate_right(slot).trailing_zeros()) + 1;
-            let tick = (position + ahead) << shift;
-            best = Some(best.map_or(tick, |b| b.min(tick)));
+            let ahead = bits.rotate_right(slot_of(position + 1)).trailing_zeros();
+            first = first.min((position + 1 + u64::from(ahead)) << (level * SLOT_BITS));
         }
-        best.map(|tick| Instant::from_micros(tick.saturating_mul(TICK_MICROS)))
+        first
     }
 
     /// Turns the wheel to `now` and moves the entries whose time has come into `out`.
     pub(crate) fn expired(&mut self, now: Instant, out: &mut Vec<u32>) {
         let target = now.micros() / TICK_MICROS;
         while self.now < target {
-            if self.occupied.iter().all(|b| *b == 0) {
-                self.now = target;
-                break;
-            }
             // Skip to the next tick at which anything has to move.
-            let next = self.next().map_or(target, |t| t.micros() / TICK_MICROS);
-            self.now = next.min(target);
+            self.now = self.first_tick().min(target);
             for level in (0..LEVELS).rev() {
                 let shift = level * SLOT_BITS;
                 if self.now.trailing_zeros() as usize >= shift {
@@ -110,6 +108,7 @@ impl TimerWheel {
                 }
             }
         }
+        self.next = self.first_tick();
     }
 
     /// Empties one slot: what is due fires, the rest moves to a finer level.
@@ -139,7 +138,9 @@ impl TimerWheel {
         }
         // What is farther than the outermost wheel waits in its last slot and moves on from there.
         let reach = (SLOTS as u64 - 1) << (level * SLOT_BITS);
-        let slot = slot_of((self.now + away.min(reach)) >> (level * SLOT_BITS)) as usize;
+        let position = (self.now + away.min(reach)) >> (level * SLOT_BITS);
+        self.next = self.next.min(position << (level * SLOT_BITS));
+        let slot = slot_of(position) as usize;
         let Some(head) = self.heads.get_mut(level).and_then(|l| l.get_mut(slot)) else { return };
         let next = std::mem::replace(head, index);
         if let Some(bits) = self.occupied.get_mut(level) {
