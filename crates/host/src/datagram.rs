@@ -9,7 +9,6 @@ use rustix::net::{AddressFamily, SocketType, ipproto, sockopt};
 use vmlan_engine::SockId;
 use vmlan_engine::io::{Datagram, DatagramKind, DatagramOptions, Drained, Failure, IcmpError};
 
-use crate::locals::Locals;
 use crate::stream::pending_error;
 use crate::sys;
 
@@ -32,7 +31,7 @@ pub(crate) struct Socket {
     /// Runs of equal datagrams may go as one message.
     segment: bool,
     /// For a socket that is bound to every address: the one that each peer spoke to.
-    locals: Option<Box<Locals>>,
+    locals: Option<Box<sys::Locals>>,
 }
 
 impl Socket {

@@ -11,7 +11,6 @@ mod explain;
 mod failure;
 mod limits;
 mod listener;
-mod locals;
 mod sockets;
 mod stream;
 mod sys;

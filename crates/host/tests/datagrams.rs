@@ -1,4 +1,5 @@
 //! UDP over the loopback: batches, and what comes back on the error queue.
+#![cfg(target_os = "linux")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! At the limit of file descriptors. Alone in its process, for the limit is the process's.
+#![cfg(target_os = "linux")]
 
 mod common;
 

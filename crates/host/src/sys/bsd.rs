@@ -14,7 +14,6 @@ use rustix::net::{
 use vmlan_engine::io::{Datagram, IcmpError, ListenAddr};
 
 use super::set_int;
-use crate::locals::Locals;
 
 /// The signal is switched off by socket.
 pub(crate) const SEND_FLAGS: SendFlags = SendFlags::empty();
@@ -45,7 +44,8 @@ pub(crate) fn accept(listener: &OwnedFd) -> Result<(OwnedFd, Option<SocketAddr>)
 fn prepare(fd: OwnedFd) -> Result<OwnedFd, Errno> {
     ioctl_fionbio(&fd, true)?;
     rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
-    sockopt::set_socket_nosigpipe(&fd, true)?;
+    // Refused when the peer of an accepted connection is gone already.
+    let _ = sockopt::set_socket_nosigpipe(&fd, true);
     Ok(fd)
 }
 
@@ -70,8 +70,17 @@ pub(crate) fn set_dont_fragment(fd: impl AsFd, ipv6: bool, on: bool) {
     let _ = set_int(fd, level, name, i32::from(on));
 }
 
-/// Answers come from the address that the system chooses.
-#[expect(clippy::unnecessary_wraps, reason = "others can fail")]
+/// Nothing is known of the address that a peer spoke to: answers come from the one that the system
+/// chooses.
+#[derive(Debug, Default)]
+pub(crate) struct Locals;
+
+impl Locals {
+    pub(crate) fn of(&self, _peer: SocketAddr) -> Option<IpAddr> {
+        None
+    }
+}
+
 pub(crate) fn set_local_address(_fd: impl AsFd, _ipv6: bool) -> Result<(), Errno> {
     Ok(())
 }
@@ -120,7 +129,7 @@ impl Batches {
                 Ok((len, _, from)) => {
                     let from = from.and_then(|from| SocketAddr::try_from(from).ok());
                     let (Some(from), Some(data)) = (from, slot.get(..len)) else { continue };
-                    datagrams.push(Datagram { from, data });
+                    datagrams.push(Datagram { from, data: without_ip_header(from, data) });
                 }
                 Err(errno) if datagrams.is_empty() => return Err(errno),
                 Err(_) => break,
@@ -144,5 +153,16 @@ impl Batches {
             }
         }
         (payloads.len(), None)
+    }
+}
+
+/// Echo sockets of IPv4, whose peers have no port, hand out the IP header too. No ICMP message
+/// starts like one: those types were never assigned.
+fn without_ip_header(from: SocketAddr, data: &[u8]) -> &[u8] {
+    match data.first() {
+        Some(first) if from.is_ipv4() && from.port() == 0 && first >> 4 == 4 => {
+            data.get(usize::from(first & 0x0f) * 4..).unwrap_or_default()
+        }
+        _ => data,
     }
 }

@@ -2,8 +2,8 @@
 #![allow(dead_code, clippy::cast_possible_truncation)]
 
 use std::collections::HashMap;
-use std::io::{IoSlice, IoSliceMut};
-use std::net::SocketAddr;
+use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use mio::{Events, Poll};
@@ -149,3 +149,28 @@ impl Rig {
 
 /// What most datagrams of a guest ask for.
 pub(crate) const PLAIN: DatagramOptions = DatagramOptions { ttl: 63, tos: 0, dont_fragment: false };
+
+/// Requests in two writes, each answered when both have come. With Nagle's algorithm and delayed
+/// acknowledgements most of them would take 40 ms.
+pub(crate) fn dialogue(rig: &mut Rig, token: u64, sock: SockId, peer: &mut TcpStream) {
+    const ROUNDS: u32 = 50;
+    let start = std::time::Instant::now();
+    for _ in 0..ROUNDS {
+        assert_eq!(rig.send(sock, b"a"), Sent::Data(1));
+        assert_eq!(rig.send(sock, b"b"), Sent::Data(1));
+        let mut request = [0; 2];
+        peer.read_exact(&mut request).unwrap();
+        assert_eq!(&request, b"ab");
+        peer.write_all(b"c").unwrap();
+        let answer = rig.until("an answer", |rig| match rig.recv(sock) {
+            (Received::Data(_), data) => Some(data),
+            (Received::Blocked, _) => {
+                rig.event(token);
+                None
+            }
+            (end, _) => panic!("{end:?}"),
+        });
+        assert_eq!(answer, b"c");
+    }
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+}

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use vmlan_engine::io::Datagram;
 
 use super::control::Control;
-use crate::locals::Locals;
+use super::locals::Locals;
 use crate::sys::last_errno;
 
 /// Datagrams in one call.

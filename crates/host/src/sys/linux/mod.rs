@@ -4,6 +4,7 @@ mod batch;
 mod control;
 mod errqueue;
 mod holder;
+mod locals;
 
 use std::ffi::c_int;
 use std::io::IoSlice;
@@ -22,6 +23,7 @@ use super::set_int;
 pub(crate) use batch::Batches;
 pub(crate) use errqueue::drain_errors;
 pub(crate) use holder::{holder, process};
+pub(crate) use locals::Locals;
 
 /// A broken connection is told by the call, not by a signal.
 pub(crate) const SEND_FLAGS: SendFlags = SendFlags::NOSIGNAL;
