@@ -45,7 +45,7 @@ impl ConfigureError {
 
 /// Brings up the loopback and the interface with all that `config` says. IPv6 addresses are used
 /// at once, without duplicate address detection, for nobody else is on the network who could have
-/// them. Where the system has no IPv6, its part is left out.
+/// them. Where the system has no IPv6, or the MTU is too small for it, its part is left out.
 pub fn configure_interface(config: &InterfaceConfig) -> Result<(), ConfigureError> {
     let name = &config.name;
     let doing = |what: String| move |source| ConfigureError::new(what, source);
@@ -69,8 +69,11 @@ pub fn configure_interface(config: &InterfaceConfig) -> Result<(), ConfigureErro
     }
     netlink.ask(request).map_err(doing(what))?;
 
-    let mut has_v6 = true;
+    let mut has_v6 = config.mtu.is_none_or(|mtu| mtu >= IPV6_MIN_MTU);
     for (address, prefix) in &config.addresses {
+        if address.is_ipv6() && !has_v6 {
+            continue;
+        }
         let result = netlink.ask(address_request(index, *address, *prefix));
         if address.is_ipv6() && result.as_ref().is_err_and(is_without_ipv6) {
             has_v6 = false;
@@ -88,6 +91,9 @@ pub fn configure_interface(config: &InterfaceConfig) -> Result<(), ConfigureErro
 }
 
 const LOOPBACK: u32 = 1;
+
+/// RFC 8200 section 5. The kernel gives no IPv6 address to an interface with less.
+const IPV6_MIN_MTU: u16 = 1280;
 
 fn index_of(name: &str) -> io::Result<u32> {
     let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
