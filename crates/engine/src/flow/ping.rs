@@ -293,6 +293,8 @@ impl Ping {
     fn errors(&mut self, net: &mut Net, io: &mut Io<'_>, index: u32) {
         let Some(flow) = self.flows.get_mut(index) else { return };
         for mut error in HostError::take(io.host, flow.sock) {
+            // Pings have no ports, but Linux puts one into what it says itself over IPv6.
+            error.to.set_port(0);
             let Some(peer) = flow.peers.find(error.to) else { continue };
             // What the host itself says comes without a quotation.
             let quoted = error.data.split_first_chunk::<HEADER>();
