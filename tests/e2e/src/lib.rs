@@ -7,6 +7,7 @@
 //! and says what it was waiting for.
 
 pub mod binary;
+pub mod nameserver;
 pub mod netd;
 pub mod netns;
 pub mod pattern;

@@ -21,8 +21,10 @@ impl Netd {
     /// Starts `vmlan netd ARGUMENTS` in `host` and waits for its word on the ready fd.
     #[track_caller]
     pub fn start(host: &Netns, arguments: &[String]) -> Self {
-        let mut command = host.command(vmlan());
-        command.arg("netd").args(["--ready-fd", "1"]).args(arguments);
+        // The standard descriptors are refused: the pipe has to be another one.
+        let mut command = host.command("sh");
+        command.args(["-c", r#"exec "$0" netd --ready-fd 3 "$@" 3>&1 >&2"#]);
+        command.arg(vmlan()).args(arguments);
         let mut process = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()));
         let mut ready = process.child().stdout.take().expect("stdout is a pipe");
         let (tell, told) = mpsc::channel();

@@ -1,7 +1,7 @@
 //! The usual scene: a host, an outside world that it reaches, and guests on the host's vmlan
 //! network.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::netd::Netd;
 use crate::netns::{Netns, veth};
@@ -13,6 +13,9 @@ pub const GUEST: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 5, 15));
 
 /// The next machine beyond the host.
 pub const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 2));
+
+/// The same machine over IPv6.
+pub const OUTSIDE6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 2));
 
 /// A host with the daemon under test, a namespace guest with `tap0`, and the outside.
 #[derive(Debug)]
