@@ -296,7 +296,9 @@ impl Tcp {
         if flow.blocked && !was_blocked {
             self.blocked.push(index);
         }
-        self.timers.set_earlier(index, flow.deadline());
+        if let Some(deadline) = flow.deadline() {
+            self.timers.set_earlier(index, deadline);
+        }
     }
 
     fn remove(&mut self, net: &mut Net, now: Instant, index: u32) {
@@ -327,10 +329,11 @@ impl Tcp {
 
 impl Flow {
     /// The earliest time at which [`Flow::on_timer`] has something to do.
-    fn deadline(&self) -> Instant {
-        let idle = self.last_heard + KEEPALIVE + KEEPALIVE_INTERVAL * u32::from(self.keepalives);
-        let times = [self.snd.timer, self.rcv.ack_at, self.orphaned];
-        times.into_iter().flatten().fold(idle, Instant::min)
+    fn deadline(&self) -> Option<Instant> {
+        let quiet = KEEPALIVE + KEEPALIVE_INTERVAL * u32::from(self.keepalives);
+        // While the host connects, the host alone knows how long that may take.
+        let idle = (self.state == State::Open).then(|| self.last_heard + quiet);
+        [self.snd.timer, self.rcv.ack_at, self.orphaned, idle].into_iter().flatten().min()
     }
 
     fn on_timer(&mut self, cx: &mut Cx<'_, '_>) {

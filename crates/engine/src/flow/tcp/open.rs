@@ -141,7 +141,9 @@ impl Tcp {
         }
         let deadline = flow.deadline();
         self.flows.insert(flow);
-        self.timers.set_earlier(slot, deadline);
+        if let Some(deadline) = deadline {
+            self.timers.set_earlier(slot, deadline);
+        }
         net.stats.tcp_opened += 1;
     }
 
