@@ -105,9 +105,29 @@ fn pending_dials_do_not_delay_a_good_one() {
 }
 
 #[test]
+fn waiting_costs_nothing() {
+    // A dial that never ends, a connection at rest, and a guest that is gone from its port.
+    let mut t = Trace::new(Remote::accept().then(Ending::Hold));
+    t.open();
+    t.guest.set_port(1);
+    t.remote = addr("10.9.9.9:1");
+    t.seq = 1;
+    t.syn();
+    let mut turns = 0;
+    let end = t.world.now + 100_000 * SEC;
+    while turns <= 3000 && t.world.next_event().is_some_and(|next| next < end) {
+        t.world.step();
+        while t.world.take(t.port).is_some() {}
+        turns += 1;
+    }
+    // Router advertisements, keepalives, and the inner wheels of far timers.
+    assert!(turns <= 3000, "{turns} turns in 100,000 seconds");
+}
+
+#[test]
 fn connections_leave_nothing_behind() {
     let mut t = Trace::new(Remote::accept().sends(Pattern(1), 100));
-    let mut rounds = |t: &mut Trace, count: u32| {
+    let rounds = |t: &mut Trace, count: u32| {
         for i in 0..count {
             t.guest.set_port(1024 + (i % 60_000) as u16);
             (t.seq, t.ack) = (vmlan_testkit::trace::ISS, 0);
