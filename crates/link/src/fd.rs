@@ -2,7 +2,7 @@
 //! be.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::fs::FileType;
 use rustix::net::{AddressFamily, SocketType};
@@ -45,7 +45,7 @@ fn socket(fd: OwnedFd, mtu: u16) -> Result<Box<dyn Link>, FdError> {
         return Err(FdError::Family);
     }
     let connected = rustix::net::getpeername(&fd).is_ok();
-    if !connected && rustix::net::sockopt::socket_acceptconn(&fd).unwrap_or(false) {
+    if !connected && is_listening(&fd) {
         return Err(FdError::Listening);
     }
     match (kind, connected) {
@@ -59,9 +59,23 @@ fn socket(fd: OwnedFd, mtu: u16) -> Result<Box<dyn Link>, FdError> {
     }
 }
 
+#[cfg(not(target_vendor = "apple"))]
+fn is_listening(fd: &OwnedFd) -> bool {
+    rustix::net::sockopt::socket_acceptconn(fd).unwrap_or(false)
+}
+
+/// The system does not tell: such a socket is only known not to be connected.
+#[cfg(target_vendor = "apple")]
+fn is_listening(_fd: &OwnedFd) -> bool {
+    false
+}
+
 #[cfg(target_os = "linux")]
 fn device(fd: OwnedFd) -> Result<Box<dyn Link>, FdError> {
+    use std::os::fd::AsFd;
+
     use crate::tap::TapLink;
+
     if !TapLink::is_tap(fd.as_fd()) {
         return Err(FdError::Kind);
     }
