@@ -8,7 +8,7 @@ use vmlan_testkit::trace::ISS;
 use vmlan_testkit::{End, Ending, LinkOptions, Pattern, Remote, Seen, Trace, World, addr};
 
 const SEC: Duration = Duration::from_secs(1);
-const SOON: Duration = Duration::from_millis(5);
+const SOON: Duration = Duration::from_millis(50);
 
 /// A guest with a connection to `remote`, established.
 fn connected(remote: Remote) -> (World, vmlan_testkit::guest::Socket) {

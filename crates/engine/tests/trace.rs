@@ -9,7 +9,7 @@ use vmlan_testkit::{Ending, LinkOptions, Pattern, Remote, Seen, Trace, World};
 const MS: Duration = Duration::from_millis(1);
 const SEC: Duration = Duration::from_secs(1);
 /// Longer than any acknowledgement is delayed.
-const SOON: Duration = Duration::from_millis(5);
+const SOON: Duration = Duration::from_millis(50);
 
 fn sends(bytes: u64) -> Remote {
     Remote::accept().sends(Pattern(1), bytes).then(Ending::Hold)
