@@ -2,7 +2,8 @@
 //! so that nobody else can answer, with ids and source ports that cannot be foreseen (RFC 5452).
 //! A nameserver that is silent, refuses or fails is passed over for the next.
 
-use std::collections::HashMap;
+mod queries;
+
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant as Moment};
@@ -13,11 +14,12 @@ use rustix::net::{SocketType, ipproto};
 use slab::Slab;
 use vmlan_engine::{Readiness, Token};
 
-use super::message::{self, Checked, MAX_QUERY, Rcode};
+use super::message::MAX_QUERY;
 use super::{GIVE_UP, RETRY, Shared};
 use crate::sockets::register;
 use crate::sys::{self, Batches};
 use crate::token::{Class, Internal};
+use queries::{Pending, Queries};
 
 /// Queries on their way.
 const MAX_PENDING: usize = 4096;
@@ -70,33 +72,6 @@ struct Socket {
     used: Moment,
     /// No longer in its pool: it only waits for answers.
     retired: bool,
-}
-
-#[derive(Debug, Default)]
-struct Queries {
-    pending: Slab<Pending>,
-    /// By socket and id.
-    by_id: HashMap<(usize, u16), usize>,
-    /// Buffers to be used again.
-    spare: Vec<Vec<u8>>,
-}
-
-#[derive(Debug)]
-struct Pending {
-    token: Token,
-    /// As it came, but for the id that it was sent with last.
-    message: Vec<u8>,
-    /// The id that the guest gave it.
-    id: [u8; 2],
-    sent: Option<(usize, u16)>,
-    sent_at: Moment,
-    asked_at: Moment,
-    /// Position in the list of nameservers of the next attempt.
-    next: usize,
-    /// Nameservers that could not be asked, in a row.
-    errors: usize,
-    /// Nameservers that failed or were silent.
-    failures: usize,
 }
 
 impl Udp {
@@ -349,79 +324,5 @@ impl Udp {
             }
         }
         self.unread.push(index);
-    }
-}
-
-impl Queries {
-    /// Takes a reply. What is returned has to be asked again.
-    fn reply(
-        &mut self,
-        shared: &mut Shared,
-        socket: usize,
-        server: SocketAddr,
-        reply: &[u8],
-        now: Moment,
-    ) -> Option<usize> {
-        let id = u16::from_be_bytes(reply.get(..2)?.try_into().ok()?);
-        let index = *self.by_id.get(&(socket, id))?;
-        let pending = self.pending.get_mut(index)?;
-        if !message::answers(reply, &pending.message) {
-            return None;
-        }
-        if message::is_failure(reply) && pending.failures + 1 < shared.servers.len() {
-            pending.failures += 1;
-            pending.errors = 0;
-            return Some(index);
-        }
-        if pending.failures + pending.errors > 0 && !message::is_failure(reply) {
-            shared.servers.prefer(server, now);
-        }
-        let mut answer = reply.to_vec();
-        if let Some(place) = answer.get_mut(..2) {
-            place.copy_from_slice(&pending.id);
-        }
-        shared.answer(pending.token, answer);
-        self.remove(index);
-        None
-    }
-
-    /// What was sent on a socket has come back, and goes to the next nameserver.
-    fn refused(&mut self, socket: usize, moved: &mut Vec<usize>) {
-        for (index, pending) in &mut self.pending {
-            if pending.sent.is_some_and(|(sent, _)| sent == socket) {
-                pending.errors += 1;
-                moved.push(index);
-            }
-        }
-    }
-
-    /// All nameservers have failed at once.
-    fn fail(&mut self, shared: &mut Shared, index: usize) {
-        let Some(pending) = self.pending.get_mut(index) else { return };
-        if let Some(place) = pending.message.get_mut(..2) {
-            place.copy_from_slice(&pending.id);
-        }
-        if let Checked::Query(query) = message::check(&pending.message) {
-            shared.answer(pending.token, query.error(Rcode::ServFail));
-        }
-        self.remove(index);
-    }
-
-    fn remove(&mut self, index: usize) {
-        const MAX_SPARE: usize = 64;
-        self.unsend(index);
-        if let Some(pending) = self.pending.try_remove(index)
-            && self.spare.len() < MAX_SPARE
-        {
-            self.spare.push(pending.message);
-        }
-    }
-
-    /// Forgets where a query was sent last; an answer from there is no longer one.
-    fn unsend(&mut self, index: usize) {
-        let sent = self.pending.get_mut(index).and_then(|pending| pending.sent.take());
-        if let Some(sent) = sent {
-            self.by_id.remove(&sent);
-        }
     }
 }

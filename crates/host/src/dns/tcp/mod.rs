@@ -2,32 +2,31 @@
 //! nameserver for each query, so that a slow answer holds up no other and nameservers that take
 //! one question only serve as well as those that take many.
 
-use std::net::SocketAddr;
+mod stream;
+mod upstream;
+
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant as Moment};
 
 use mio::Registry;
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SocketType, ipproto, sockopt};
 use slab::Slab;
 use vmlan_engine::Readiness;
 use vmlan_engine::io::Failure;
 
-use super::message::{self, Checked, MAX_QUERY, Rcode};
+use super::message::{self, Checked, Rcode};
 use super::{GIVE_UP, Shared};
 use crate::sockets::register;
 use crate::sys;
 use crate::token::{Class, Internal};
+use stream::Stream;
+use upstream::{Progress, Upstream};
 
 const MAX_STREAMS: usize = 256;
 
-/// Queries on their way, of one stream and of all.
-const MAX_QUERIES: usize = 8;
+/// Queries on their way.
 const MAX_UPSTREAMS: usize = 128;
 
-/// Bytes of answers that guests have not read yet: of one stream, before more of its queries are
-/// looked at, and of all, before the stream that needs more is cut off.
-const MAX_OUTPUT: usize = 64 << 10;
+/// Bytes of answers that guests have not read yet, before the stream that needs more is cut off.
 const MAX_OUTPUTS: usize = 4 << 20;
 
 /// A stream without a question is closed after this time (RFC 7766 section 6.2.3).
@@ -38,6 +37,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// Every message follows its length.
 const PREFIX: usize = 2;
 
+/// Bytes of one read.
 const CHUNK: usize = 4096;
 
 #[derive(Debug, Default)]
@@ -46,47 +46,6 @@ pub(super) struct Tcp {
     upstreams: Slab<Upstream>,
     generation: u32,
     sweep: Option<Moment>,
-}
-
-/// The service's end of a guest's stream.
-#[derive(Debug)]
-struct Stream {
-    fd: OwnedFd,
-    generation: u32,
-    /// Queries that are not complete, or have to wait.
-    input: Vec<u8>,
-    output: Vec<u8>,
-    queries: usize,
-    /// The guest will ask no more.
-    ended: bool,
-    used: Moment,
-}
-
-/// A query at a nameserver.
-#[derive(Debug)]
-struct Upstream {
-    /// `None` between one nameserver and the next.
-    fd: Option<OwnedFd>,
-    generation: u32,
-    stream: usize,
-    stream_generation: u32,
-    server: Option<SocketAddr>,
-    /// With its length; what is unsent starts at `written`.
-    query: Vec<u8>,
-    written: usize,
-    answer: Vec<u8>,
-    next: usize,
-    tried: usize,
-    sent_at: Moment,
-    asked_at: Moment,
-}
-
-/// How far a query has come.
-#[derive(Clone, Copy)]
-enum Progress {
-    Waiting,
-    Answered,
-    Failed,
 }
 
 impl Tcp {
@@ -323,129 +282,5 @@ impl Tcp {
     fn next_generation(&mut self) -> u32 {
         self.generation = self.generation.wrapping_add(1);
         self.generation
-    }
-}
-
-impl Stream {
-    fn has_room(&self) -> bool {
-        self.queries < MAX_QUERIES && self.output.len() < MAX_OUTPUT
-    }
-
-    /// Nothing is left to be asked or told.
-    fn is_done(&self) -> bool {
-        self.ended && self.queries == 0 && self.output.is_empty() && !self.is_complete()
-    }
-
-    fn is_complete(&self) -> bool {
-        self.first_len().is_some_and(|len| self.input.len() >= len)
-    }
-
-    /// The length of the first query, prefix included.
-    fn first_len(&self) -> Option<usize> {
-        let prefix = self.input.get(..PREFIX)?.try_into().ok()?;
-        Some(PREFIX + usize::from(u16::from_be_bytes(prefix)))
-    }
-
-    /// The first query with its prefix, if it is complete.
-    fn next_message(&mut self) -> Option<Vec<u8>> {
-        let len = self.first_len().filter(|&len| len <= self.input.len())?;
-        let rest = self.input.split_off(len);
-        Some(std::mem::replace(&mut self.input, rest))
-    }
-
-    fn put(&mut self, message: &[u8]) {
-        let Ok(len) = u16::try_from(message.len()) else { return };
-        self.output.extend(len.to_be_bytes());
-        self.output.extend_from_slice(message);
-    }
-
-    /// Reads once. False if there is nothing now; an error if the stream is of no more use.
-    fn read(&mut self) -> Result<bool, ()> {
-        if self.first_len().is_some_and(|len| len > PREFIX + MAX_QUERY) {
-            return Err(());
-        }
-        let mut chunk = [0; CHUNK];
-        match rustix::net::recv(&self.fd, &mut chunk, RecvFlags::empty()) {
-            Ok((0, _)) => self.ended = true,
-            Ok((len, _)) => self.input.extend_from_slice(chunk.get(..len).unwrap_or_default()),
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
-            Err(_) => return Err(()),
-        }
-        Ok(true)
-    }
-
-    fn flush(&mut self) -> Result<(), ()> {
-        while !self.output.is_empty() {
-            match rustix::net::send(&self.fd, &self.output, sys::SEND_FLAGS) {
-                Ok(len) => drop(self.output.drain(..len)),
-                Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
-                Err(_) => return Err(()),
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Upstream {
-    fn connect(
-        &mut self,
-        registry: &Registry,
-        server: SocketAddr,
-        internal: Internal,
-        now: Moment,
-    ) -> Result<(), Errno> {
-        self.fd = None;
-        self.generation = internal.generation;
-        self.server = Some(server);
-        self.written = 0;
-        self.answer.clear();
-        self.sent_at = now;
-        let fd = sys::socket(sys::family(server), SocketType::STREAM, Some(ipproto::TCP))?;
-        match rustix::net::connect(&fd, &server) {
-            Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
-        register(registry, &fd, internal.token()).ok_or(Errno::NOBUFS)?;
-        self.fd = Some(fd);
-        Ok(())
-    }
-
-    /// Writes and reads as far as it goes.
-    fn advance(&mut self, ready: Readiness) -> Progress {
-        let Some(fd) = &self.fd else { return Progress::Waiting };
-        if ready.error && !matches!(sockopt::socket_error(fd), Ok(Ok(()))) {
-            return Progress::Failed;
-        }
-        while let Some(rest) = self.query.get(self.written..).filter(|rest| !rest.is_empty()) {
-            match rustix::net::send(fd, rest, sys::SEND_FLAGS) {
-                Ok(len) => self.written += len,
-                Err(Errno::AGAIN | Errno::INTR | Errno::NOTCONN) => return Progress::Waiting,
-                Err(_) => return Progress::Failed,
-            }
-        }
-        let mut chunk = [0; CHUNK];
-        loop {
-            if let Some(&[high, low]) = self.answer.get(..PREFIX) {
-                let len = PREFIX + usize::from(u16::from_be_bytes([high, low]));
-                if self.answer.len() >= len {
-                    self.answer.truncate(len);
-                    return if self.is_answer() { Progress::Answered } else { Progress::Failed };
-                }
-            }
-            match rustix::net::recv(fd, &mut chunk, RecvFlags::empty()) {
-                Ok((0, _)) => return Progress::Failed,
-                Ok((len, _)) => {
-                    self.answer.extend_from_slice(chunk.get(..len).unwrap_or_default());
-                }
-                Err(Errno::AGAIN | Errno::INTR) => return Progress::Waiting,
-                Err(_) => return Progress::Failed,
-            }
-        }
-    }
-
-    fn is_answer(&self) -> bool {
-        let answer = self.answer.get(PREFIX..).unwrap_or_default();
-        let query = self.query.get(PREFIX..).unwrap_or_default();
-        answer.get(..2) == query.get(..2) && message::answers(answer, query)
     }
 }
