@@ -1,10 +1,9 @@
-//! TCP of a namespace guest: bytes, and every way in which a connection can begin and end.
+//! TCP of a namespace guest: bytes, and every way in which a connection can begin or not begin.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use rustix::net::sockopt::set_socket_linger;
 use vmlan_e2e::server::{echo, exchange, serve_one};
 use vmlan_e2e::world::{HOST, OUTSIDE, OUTSIDE6};
 use vmlan_e2e::{World, pattern};
@@ -24,24 +23,6 @@ fn connected(world: &World, listener: TcpListener, to: SocketAddr) -> (TcpStream
 fn outbound(world: &World) -> (TcpStream, TcpStream) {
     let listener = world.outside.listen((OUTSIDE, 80));
     connected(world, listener, (OUTSIDE, 80).into())
-}
-
-#[track_caller]
-fn expect_end(mut stream: &TcpStream) {
-    let mut rest = Vec::new();
-    stream.read_to_end(&mut rest).expect("an end in order");
-    assert_eq!(rest, b"");
-}
-
-#[track_caller]
-fn expect_reset(mut stream: &TcpStream) {
-    let error = stream.read(&mut [0; 16]).expect_err("the connection was reset");
-    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-}
-
-fn reset(stream: TcpStream) {
-    set_socket_linger(&stream, Some(Duration::ZERO)).expect("a socket option");
-    drop(stream);
 }
 
 #[test]
@@ -99,55 +80,6 @@ fn many_connections_at_once_keep_their_bytes_apart() {
             });
         }
     });
-}
-
-#[test]
-fn guest_ends_first_and_still_receives() {
-    let world = World::new();
-    let (client, server) = outbound(&world);
-    client.shutdown(Shutdown::Write).expect("a direction can be ended");
-    expect_end(&server);
-    pattern::send(&mut &server, 1, 1 << 20).expect("the other direction is open");
-    drop(server);
-    pattern::expect(&mut &client, 1, 1 << 20);
-}
-
-#[test]
-fn server_ends_first_and_still_receives() {
-    let world = World::new();
-    let (client, server) = outbound(&world);
-    server.shutdown(Shutdown::Write).expect("a direction can be ended");
-    expect_end(&client);
-    pattern::send(&mut &client, 1, 1 << 20).expect("the other direction is open");
-    drop(client);
-    pattern::expect(&mut &server, 1, 1 << 20);
-}
-
-#[test]
-fn reset_by_the_guest_is_a_reset_outside() {
-    let world = World::new();
-    let (client, server) = outbound(&world);
-    reset(client);
-    expect_reset(&server);
-}
-
-#[test]
-fn reset_by_the_server_is_a_reset_in_the_guest() {
-    let world = World::new();
-    let (client, server) = outbound(&world);
-    reset(server);
-    expect_reset(&client);
-}
-
-#[test]
-fn data_before_an_end_is_not_lost() {
-    let world = World::new();
-    let (mut client, server) = outbound(&world);
-    client.write_all(b"last words").expect("bytes can be sent");
-    drop(client);
-    let mut received = Vec::new();
-    (&server).read_to_end(&mut received).expect("an end in order");
-    assert_eq!(received, b"last words");
 }
 
 #[test]
