@@ -116,7 +116,13 @@ impl Sockets {
 
     /// Registers a socket for all its life and gives it a number.
     pub(crate) fn insert(&mut self, token: Token, fd: OwnedFd, kind: Kind) -> Option<SockId> {
-        register(&self.registry, &fd, engine_token(token))?;
+        // Nobody waits until a datagram may be sent, and each one sent would wake the loop.
+        let interest = match kind {
+            Kind::Datagram(_) => Interest::READABLE,
+            _ => BOTH,
+        };
+        let source = fd.as_raw_fd();
+        self.registry.register(&mut SourceFd(&source), engine_token(token), interest).ok()?;
         self.insert_registered(token, fd, kind)
     }
 
@@ -149,10 +155,11 @@ impl Sockets {
     }
 }
 
+const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
 /// Both directions, edge-triggered. `None` when the system has no room for it.
 pub(crate) fn register(registry: &Registry, fd: &OwnedFd, token: mio::Token) -> Option<()> {
-    let both = Interest::READABLE | Interest::WRITABLE;
-    registry.register(&mut SourceFd(&fd.as_raw_fd()), token, both).ok()
+    registry.register(&mut SourceFd(&fd.as_raw_fd()), token, BOTH).ok()
 }
 
 /// The engine's tokens are below 2^62 and used as they are.
