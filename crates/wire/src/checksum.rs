@@ -6,6 +6,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+/// Bytes in one turn of the loop.
+const BLOCK: usize = 32;
+
 /// A running one's-complement sum.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum {
@@ -50,13 +53,16 @@ impl Sum {
     }
 
     fn add_addresses_v4(&mut self, src: Ipv4Addr, dst: Ipv4Addr) {
-        self.add(&src.octets());
-        self.add(&dst.octets());
+        self.add_u32(src.to_bits());
+        self.add_u32(dst.to_bits());
     }
 
     fn add_addresses_v6(&mut self, src: Ipv6Addr, dst: Ipv6Addr) {
-        self.add(&src.octets());
-        self.add(&dst.octets());
+        for addr in [src, dst] {
+            let [high, low] = *addr.octets().as_chunks::<8>().0 else { return };
+            self.acc = add_carry(self.acc, u64::from_ne_bytes(high));
+            self.acc = add_carry(self.acc, u64::from_ne_bytes(low));
+        }
     }
 
     /// The sum so far, not complemented, as it stands in a packet: what
@@ -84,8 +90,12 @@ pub fn checksum(data: &[u8]) -> [u8; 2] {
 }
 
 fn sum_bytes(data: &[u8]) -> u64 {
+    // Headers are shorter than a block.
+    if data.len() < BLOCK {
+        return sum_tail(data, 0);
+    }
     let mut lanes = [0u128; 4];
-    let mut blocks = data.chunks_exact(32);
+    let mut blocks = data.chunks_exact(BLOCK);
     for block in &mut blocks {
         for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<8>().0) {
             *lane += u128::from(u64::from_ne_bytes(*word));
@@ -97,9 +107,17 @@ fn sum_bytes(data: &[u8]) -> u64 {
         let (low, high) = (lane as u64, (lane >> 64) as u64);
         acc = add_carry(add_carry(acc, low), high);
     }
-    let (words, tail) = blocks.remainder().as_chunks::<8>();
+    sum_tail(blocks.remainder(), acc)
+}
+
+#[inline]
+fn sum_tail(data: &[u8], mut acc: u64) -> u64 {
+    let (words, tail) = data.as_chunks::<8>();
     for word in words {
         acc = add_carry(acc, u64::from_ne_bytes(*word));
+    }
+    if tail.is_empty() {
+        return acc;
     }
     let mut last = [0; 8];
     for (to, from) in last.iter_mut().zip(tail) {

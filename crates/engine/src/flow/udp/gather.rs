@@ -66,8 +66,8 @@ impl Gather {
     ) -> Option<Destination> {
         let to = self.to.take()?;
         let payload = |p: &Piece| Some(batch.get(p.index)?.data.get(p.start..p.end).unwrap_or(&[]));
-        let payloads: ArrayVec<&[u8], MAX> =
-            self.pieces.drain(..).filter_map(|p| payload(&p)).collect();
+        let mut payloads: ArrayVec<&[u8], MAX> = ArrayVec::new();
+        payloads.extend(self.pieces.drain(..).filter_map(|p| payload(&p)));
         send(host, &to, &payloads, stats)
     }
 }

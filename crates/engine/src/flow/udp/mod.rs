@@ -207,6 +207,9 @@ impl Udp {
         if !self.ready.is_empty() || !self.inbound_ready.is_empty() {
             return Some(Instant::ZERO);
         }
+        if self.inbound.is_empty() {
+            return self.timers.next();
+        }
         let times = [self.timers.next(), self.clients.next_timeout(), self.held.next_timeout()];
         times.into_iter().flatten().min()
     }

@@ -162,13 +162,11 @@ fn transmit(
     #[expect(clippy::cast_possible_truncation, reason = "inside a head of some 60 bytes")]
     let checksum = Checksum::Partial { start: start as u16, offset: 6 };
     let offload = Offload { checksum, gso: None };
-    let frames: ArrayVec<OutFrame<'_>, RUN> = run
-        .iter()
-        .map(|(head, data)| {
-            let head = head.get(..start + HEADER).unwrap_or(&[]);
-            OutFrame { head, body: [data, &[]], offload }
-        })
-        .collect();
+    let mut frames: ArrayVec<OutFrame<'_>, RUN> = ArrayVec::new();
+    frames.extend(run.iter().map(|(head, data)| {
+        let head = head.get(..start + HEADER).unwrap_or(&[]);
+        OutFrame { head, body: [data, &[]], offload }
+    }));
     let taken = net.transmit_on(links, path.mac, &frames);
     for _ in taken..frames.len() {
         net.stats.drop(Drop::LinkFull);
