@@ -1,0 +1,126 @@
+//! The process that is the guest's network: a child of the supervisor, which owns the engine. It
+//! is a process of its own, in a session of its own, so that a Ctrl-Z that stops the supervisor
+//! with the command does not stop the network under it, and no limit or descriptor that the engine
+//! needs is seen by the command.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::Signal;
+
+use super::channel::{Channel, Message};
+use super::sys::{self, Change, Fork};
+
+/// Serves a guest whose network card it is given, until [`Supervisor`] says that the guest is gone.
+pub type Serve<'a> = &'a dyn Fn(OwnedFd, &Supervisor) -> Result<(), String>;
+
+/// How long the process may take to finish before it is killed.
+const FINISH: Duration = Duration::from_secs(3);
+
+/// The network process's line to the supervisor. As a descriptor it becomes readable when the guest
+/// is gone.
+#[derive(Debug)]
+pub struct Supervisor(Channel);
+
+impl Supervisor {
+    /// Tells that the guest can be served and that what the user asked for is there.
+    pub fn ready(&self) -> io::Result<()> {
+        self.0.send(&Message::Ready)
+    }
+}
+
+impl AsFd for Supervisor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The supervisor's hold on the process.
+#[derive(Debug)]
+pub(super) struct Network {
+    pid: i32,
+    line: Channel,
+}
+
+impl Network {
+    pub(super) fn start(card: OwnedFd, serve: Serve<'_>) -> io::Result<Self> {
+        let (ours, theirs) = Channel::pair()?;
+        let supervisor = rustix::process::getpid();
+        match sys::fork()? {
+            Fork::Parent(pid) => Ok(Self { pid, line: ours }),
+            Fork::Child => {
+                drop(ours);
+                let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+                if rustix::process::getppid() != Some(supervisor) {
+                    sys::exit(1)
+                }
+                let _ = rustix::process::setsid();
+                sys::close_all_but(&[theirs.as_fd(), card.as_fd()]);
+                sys::set_title(c"netns-network");
+                let supervisor = Supervisor(theirs);
+                match serve(card, &supervisor) {
+                    Ok(()) => sys::exit(0),
+                    Err(why) => {
+                        let _ = supervisor.0.send(&Message::Failed(why));
+                        sys::exit(1)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until the network serves. The error is what the process said.
+    pub(super) fn wait_ready(&self) -> Result<(), String> {
+        match self.line.recv() {
+            Ok(Some((Message::Ready, _))) => Ok(()),
+            Ok(Some((Message::Failed(why), _))) => Err(why),
+            Ok(_) => Err(format!("the network's process {}", self.reap())),
+            Err(e) => Err(format!("cannot reach the network's process: {e}")),
+        }
+    }
+
+    /// Why the process has ended by itself, if it has.
+    pub(super) fn ended(&self) -> Option<String> {
+        match self.line.try_recv() {
+            Ok(Some((Message::Failed(why), _))) => {
+                self.reap();
+                Some(why)
+            }
+            Ok(Some(_)) => None,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => None,
+            Ok(None) | Err(_) => Some(format!("the network's process {}", self.reap())),
+        }
+    }
+
+    /// Lets the network deliver what the guest has sent, then ends it.
+    pub(super) fn finish(self) {
+        let _ = self.line.send(&Message::Finish);
+        let end = Instant::now() + FINISH;
+        while self.ended().is_none() {
+            let left = end.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(left).ok();
+            let mut line = [PollFd::new(&self.line, PollFlags::IN)];
+            if left.is_zero() || rustix::event::poll(&mut line, timeout.as_ref()) == Ok(0) {
+                let _ = sys::kill(self.pid, libc::SIGKILL);
+                self.reap();
+                return;
+            }
+        }
+    }
+
+    fn reap(&self) -> String {
+        match sys::reap(self.pid) {
+            Some(Change::Exited(code)) => format!("ended with code {code}"),
+            Some(Change::Killed(signal)) => format!("was killed by signal {signal}"),
+            _ => "is gone".into(),
+        }
+    }
+}
+
+impl AsFd for Network {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.line.as_fd()
+    }
+}
