@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod netd;
+mod run;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Netd(Box<netd::Args>),
+    Run(run::Args),
 }
 
 /// Why a command failed.
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Netd(args) => netd::run(&args),
+        Command::Run(args) => run::run(args),
     };
     match result {
         Ok(code) => code,

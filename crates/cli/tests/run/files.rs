@@ -1,0 +1,79 @@
+//! The guest's own resolv.conf, hosts and nsswitch.conf, whatever the host has there.
+
+use crate::caller::{Told, is_root, run_sh, user_where, vmlan_path};
+
+#[test]
+fn the_files_name_the_guests_resolver() {
+    let text =
+        run_sh("cat /etc/resolv.conf; getent hosts localhost; getent ahosts $(hostname)").text();
+    assert!(text.starts_with("nameserver 192.168.5.3\n"), "{text}");
+    assert!(text.contains("localhost"), "{text}");
+    assert!(run_sh("cat /etc/nsswitch.conf").text().contains("hosts: files dns\n"));
+}
+
+/// Runs a script in a guest on a host that `setup` has changed. /run and /etc are copies.
+fn on_host(setup: &str, script: &str) -> String {
+    let prepared = format!(
+        "mount -t tmpfs tmpfs /run
+         mount -t tmpfs tmpfs /mnt; mkdir /mnt/up /mnt/work
+         mount -t overlay -o lowerdir=/etc,upperdir=/mnt/up,workdir=/mnt/work overlay /etc
+         {setup}"
+    );
+    let mut command = user_where(&prepared, vmlan_path());
+    command.args(["run", "--", "sh", "-c", script]).output().unwrap().text()
+}
+
+const ASK: &str = "cat /etc/resolv.conf; getent hosts host.lima.internal";
+
+fn assert_resolves(text: &str) {
+    assert!(text.starts_with("nameserver 192.168.5.3\n"), "{text}");
+    assert!(text.contains("host.lima.internal"), "{text}");
+}
+
+#[test]
+fn a_link_to_systemd_resolveds_file() {
+    if !is_root() {
+        return;
+    }
+    let setup = "mkdir -p /run/systemd/resolve; rm /etc/resolv.conf
+        printf 'nameserver 127.0.0.53\\nsearch corp.example\\n' >/run/systemd/resolve/stub-resolv.conf
+        touch /run/systemd/resolve/io.systemd.Resolve
+        ln -s ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf";
+    let text = on_host(setup, &format!("{ASK}; ls /run/systemd/resolve"));
+    assert_resolves(&text);
+    assert!(text.contains("search corp.example"), "{text}");
+    assert!(!text.contains("io.systemd.Resolve") && !text.contains("127.0.0.53"), "{text}");
+}
+
+#[test]
+fn no_resolv_conf_at_all_and_a_link_to_nowhere() {
+    if !is_root() {
+        return;
+    }
+    assert_resolves(&on_host("rm /etc/resolv.conf /etc/hosts", ASK));
+    assert_resolves(&on_host("ln -sf /run/absent/resolv.conf /etc/resolv.conf", ASK));
+    let text = on_host("rm /etc/resolv.conf /etc/hosts", "cat /etc/hosts; test -f /etc/passwd");
+    assert!(text.contains("127.0.0.1\tlocalhost"), "{text}");
+}
+
+#[test]
+fn sockets_of_the_hosts_resolvers_are_hidden() {
+    if !is_root() {
+        return;
+    }
+    let setup =
+        "mkdir /run/nscd /run/avahi-daemon; touch /run/nscd/socket /run/avahi-daemon/socket";
+    assert_eq!(on_host(setup, "ls /run/nscd /run/avahi-daemon | grep -c socket; true"), "0\n");
+}
+
+#[test]
+fn the_hosts_own_names_are_kept() {
+    if !is_root() {
+        return;
+    }
+    let setup = "echo '10.9.8.7 attic # nas' >>/etc/hosts
+                 echo 'hosts: resolve [!UNAVAIL=return] files' >/etc/nsswitch.conf";
+    let text = on_host(setup, "getent hosts attic; cat /etc/nsswitch.conf");
+    assert!(text.contains("10.9.8.7"), "{text}");
+    assert!(text.contains("hosts: files dns") && !text.contains("resolve"), "{text}");
+}

@@ -1,0 +1,12 @@
+//! `vmlan run` as its users see it: an ordinary user runs commands in namespace guests, and
+//! everything but the network has to be as if the command had run by itself.
+#![cfg(target_os = "linux")]
+
+mod basics;
+mod caller;
+mod endings;
+mod files;
+mod network;
+mod pty;
+mod refusals;
+mod terminal;
