@@ -1,4 +1,5 @@
 //! From the host to guests: connections over forwards, and datagrams, with a real stack as guest.
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)]
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,4 +1,5 @@
 //! TCP segment by segment: what the engine answers to what, and when.
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)]
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
 //! Bytes through the engine over all kinds of links: every one arrives, in order, in both
 //! directions, within a bounded time, and the connections end cleanly.
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)]
 
 use std::time::Duration;
 

@@ -12,12 +12,20 @@ use vmlan_engine::io::{
 use vmlan_engine::{Links, PortId, SockId, Token};
 use vmlan_wire::OutFrame;
 
-/// Connects at once, takes every byte, and has as many to give as `supply` says.
+/// Connects at once, takes every byte, and has as much to give as the fields say.
 #[derive(Debug, Default)]
 pub struct NullHost {
     /// Connections whose success has to be told to the engine.
     pub connected: VecDeque<(Token, SockId)>,
+    /// The last datagram socket that was opened.
+    pub opened: Option<Token>,
+    /// Bytes that streams have to give, all together.
     pub supply: usize,
+    /// Streams end when `supply` is empty.
+    pub ended: bool,
+    /// Datagrams that have come, and from where.
+    pub datagrams: (usize, Option<SocketAddr>),
+    pub datagram: Vec<u8>,
     pub taken: u64,
     pub closed: u64,
     next: u32,
@@ -56,7 +64,11 @@ impl Host for NullHost {
         let room: usize = bufs.iter().map(|b| b.len()).sum();
         let n = room.min(self.supply);
         self.supply -= n;
-        if n == 0 { Received::Blocked } else { Received::Data(n) }
+        match (n, self.ended) {
+            (0, false) => Received::Blocked,
+            (0, true) => Received::Eof,
+            (n, _) => Received::Data(n),
+        }
     }
 
     fn shutdown_write(&mut self, _sock: SockId) {}
@@ -77,7 +89,8 @@ impl Host for NullHost {
         String::new()
     }
 
-    fn datagram_open(&mut self, _token: Token, _kind: DatagramKind) -> Result<SockId, Failure> {
+    fn datagram_open(&mut self, token: Token, _kind: DatagramKind) -> Result<SockId, Failure> {
+        self.opened = Some(token);
         Ok(self.open())
     }
 
@@ -95,16 +108,24 @@ impl Host for NullHost {
     fn datagram_recv(
         &mut self,
         _sock: SockId,
-        _budget: usize,
-        _each: &mut dyn FnMut(&[Datagram<'_>]),
+        budget: usize,
+        each: &mut dyn FnMut(&[Datagram<'_>]),
     ) -> Drained {
-        Drained::Empty
+        let (waiting, Some(from)) = self.datagrams else { return Drained::Empty };
+        let n = waiting.min(budget);
+        let batch = vec![Datagram { from, data: &self.datagram }; n];
+        batch.chunks(32).for_each(each);
+        self.datagrams.0 -= n;
+        if n < waiting { Drained::More } else { Drained::Empty }
     }
 
     fn datagram_errors(&mut self, _sock: SockId, _each: &mut dyn FnMut(IcmpError<'_>)) {}
 
     fn dns_query(&mut self, _token: Token, _message: &[u8]) {}
 }
+
+/// Enough of a frame for its headers.
+const HEAD: usize = 128;
 
 /// Takes every frame and keeps the head of the last one.
 #[derive(Debug, Default)]
@@ -122,7 +143,7 @@ impl Links for NullLinks {
         }
         if let Some(frame) = frames.last() {
             self.last.clear();
-            self.last.extend_from_slice(frame.head);
+            self.last.extend_from_slice(&frame.head[..frame.head.len().min(HEAD)]);
         }
         frames.len()
     }
