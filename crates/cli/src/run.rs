@@ -152,7 +152,7 @@ mod imp {
             daemon.capture(path)?;
         }
         daemon.add_link(Box::new(TapLink::new(card)?))?;
-        daemon.watch(supervisor.as_fd().try_clone_to_owned()?, |_| Next::Stop)?;
+        daemon.watch(supervisor.as_fd().try_clone_to_owned()?, |_| Next::Finish)?;
         supervisor.ready()?;
         Ok(daemon.run()?)
     }

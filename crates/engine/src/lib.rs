@@ -184,7 +184,13 @@ impl Engine {
         self.forwards.iter()
     }
 
-    /// Ends every flow with a reset on both sides and closes every socket.
+    /// Whether a guest's stream has not ended yet, or its end has not been passed on.
+    pub fn is_sending(&self) -> bool {
+        self.flows.tcp.is_sending()
+    }
+
+    /// Ends every flow and closes every socket. Streams are reset on both sides, but for what the
+    /// host's system was told to deliver to their ends.
     pub fn shutdown(&mut self, io: &mut Io<'_>) {
         self.forwards.shutdown(&mut self.flows, io);
         self.flows.shutdown(&mut self.net, io);

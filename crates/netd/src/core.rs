@@ -116,6 +116,11 @@ impl Core {
         times.into_iter().flatten().min()
     }
 
+    /// Whether everything that guests have sent so far has been passed on.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.ports.ready_len() == 0 && !self.ports.is_dirty() && !self.engine.is_sending()
+    }
+
     /// Resets every flow and tells the guests.
     pub(crate) fn shutdown(&mut self) {
         self.now = self.clock.now();

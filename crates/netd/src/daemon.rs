@@ -30,6 +30,9 @@ use crate::{DaemonError, signals};
 /// Events that one pass takes from the system.
 const EVENTS: usize = 256;
 
+/// How long a network whose guests are gone tries to pass on what they have sent.
+const FINISH: Duration = Duration::from_millis(2500);
+
 /// The name by which guests know the host.
 const HOST_NAME: &str = "host.lima.internal";
 
@@ -140,22 +143,35 @@ impl Daemon {
     /// flows.
     pub fn run(&mut self) -> Result<(), DaemonError> {
         let mut events = Events::with_capacity(EVENTS);
-        let mut next = Next::Continue;
-        while next == Next::Continue {
-            let timeout = self.next_timeout();
+        let mut finish_by = None;
+        loop {
+            let timeout = match finish_by {
+                None => self.next_timeout(),
+                Some(_) if self.core.is_settled() => Some(Duration::ZERO),
+                Some(by) => {
+                    let left = Clock::wait(self.core.clock.now(), by);
+                    Some(self.next_timeout().map_or(left, |next| next.min(left)))
+                }
+            };
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(DaemonError::io("cannot poll")(e)),
             }
             self.core.tick();
+            let mut next = Next::Continue;
             for event in &events {
-                if self.handle(event) == Next::Stop {
-                    next = Next::Stop;
-                }
+                next = next.max(self.handle(event));
             }
             self.handle_timeout();
             self.core.work();
+            let settled = events.is_empty() && self.core.is_settled();
+            match (next, finish_by) {
+                (Next::Stop, _) => break,
+                (_, Some(by)) if settled || by <= self.core.clock.now() => break,
+                (Next::Finish, None) => finish_by = Some(self.core.clock.now() + FINISH),
+                _ => {}
+            }
         }
         self.core.shutdown();
         Ok(())

@@ -9,9 +9,12 @@ use mio::{Interest, Registry};
 use crate::token::Owner;
 
 /// What the loop does after a handler.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Next {
     Continue,
+    /// The guests are gone: [`Daemon::run`](crate::Daemon::run) passes on what they have still
+    /// sent, as their systems would have without a network of vmlan's, then does as for `Stop`.
+    Finish,
     /// [`Daemon::run`](crate::Daemon::run) shuts the network down and returns.
     Stop,
 }

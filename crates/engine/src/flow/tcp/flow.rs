@@ -263,6 +263,13 @@ impl Flow {
         self.rcv.fin.is_some_and(|fin| fin.before(self.rcv.nxt))
     }
 
+    /// The guest's stream has not been passed on to its end.
+    pub(super) fn is_sending(&self) -> bool {
+        matches!(self.state, State::SynReceived | State::Open)
+            && self.sock.is_some()
+            && !self.rcv.shut
+    }
+
     pub(super) fn state_name(&self) -> &'static str {
         match self.state {
             State::Dialing => "dialing",

@@ -252,12 +252,18 @@ impl Tcp {
         self.timers.next()
     }
 
-    /// Resets every connection on both sides.
+    /// Whether a guest has still to send, or we have to pass on, the end of a stream.
+    pub(crate) fn is_sending(&self) -> bool {
+        self.flows.iter().any(|(_, flow)| flow.is_sending())
+    }
+
+    /// Resets every connection on both sides. A stream that the guest had ended, and the host's
+    /// system taken over to its end, is delivered: a reset would destroy what is on its way.
     pub(crate) fn shutdown(&mut self, net: &mut Net, io: &mut Io<'_>) {
         for (_, flow) in &mut self.flows {
             let cx = &mut Cx { net, io, pool: &mut self.pool };
             flow.send_rst(cx);
-            flow.die(cx, Close::Reset);
+            flow.die(cx, if flow.rcv.shut { Close::Normal } else { Close::Reset });
         }
         self.flows.clear();
         self.by_key.clear();
