@@ -85,6 +85,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FAULTS", hide = true)]
     fault: Option<Faults>,
 
+    /// Keep the guests' leases in FILE, so that they outlive the daemon.
+    #[arg(long, value_name = "FILE")]
+    leases: Option<PathBuf>,
+
     /// Serve the control API (HTTP) on a UNIX socket at PATH.
     #[arg(long, value_name = "PATH", value_parser = socket_path)]
     control: Option<PathBuf>,
@@ -144,6 +148,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
 fn build(daemon: &mut Daemon, args: &Args, links: Vec<Box<dyn Link>>) -> Result<(), Failure> {
     let flag = |flag: &'static str| move |e: DaemonError| Failure::Failed(format!("{flag} {e}"));
     daemon.stop_on_signals().map_err(flag("signals:"))?;
+    if let Some(path) = &args.leases {
+        daemon.keep_leases(path).map_err(flag("--leases"))?;
+    }
     if let Some(path) = &args.capture {
         daemon.capture(path).map_err(flag("--capture"))?;
     }

@@ -19,6 +19,7 @@ use vmlan_link::stream::StreamLink;
 use crate::clock::Clock;
 use crate::control::Control;
 use crate::core::Core;
+use crate::leases::LeaseFile;
 use crate::listener::Listeners;
 use crate::ports::Ports;
 use crate::token::Owner;
@@ -44,6 +45,7 @@ pub struct Daemon {
     listeners: Listeners,
     watches: Watches,
     control: Option<Control>,
+    leases: Option<LeaseFile>,
     wrappers: Wrappers,
     /// Removed at the end.
     datagram_paths: Vec<SocketPath>,
@@ -67,6 +69,7 @@ impl Daemon {
             listeners: Listeners::default(),
             watches: Watches::default(),
             control: None,
+            leases: None,
             wrappers: Wrappers::default(),
             datagram_paths: Vec::new(),
         })
@@ -122,6 +125,15 @@ impl Daemon {
         Ok(())
     }
 
+    /// Takes over the leases in the file at `path`, and keeps it up to date.
+    pub fn keep_leases(&mut self, path: &Path) -> Result<(), DaemonError> {
+        let now = self.core.clock.now();
+        let file = LeaseFile::load(path, &mut self.core.engine, now);
+        let failed = |source| DaemonError::Leases { path: path.into(), source };
+        self.leases = Some(file.map_err(failed)?);
+        Ok(())
+    }
+
     /// Calls `handler` when `fd` becomes readable. It is told once for each time that something
     /// arrives, so it has to read all there is.
     pub fn watch<F: AsFd + 'static>(
@@ -172,8 +184,14 @@ impl Daemon {
                 (Next::Finish, None) => finish_by = Some(self.core.clock.now() + FINISH),
                 _ => {}
             }
+            if let Some(leases) = &mut self.leases {
+                leases.update(&self.core.engine, self.core.clock.now());
+            }
         }
         self.core.shutdown();
+        if let Some(leases) = self.leases.take() {
+            leases.finish(&self.core.engine, self.core.clock.now());
+        }
         Ok(())
     }
 
@@ -214,7 +232,8 @@ impl Daemon {
         let control = self.control.as_ref().and_then(Control::next_timeout);
         let own = [control, self.listeners.next_timeout()].into_iter().flatten().min();
         let own = own.map(|at| self.core.clock.at(at));
-        let next = [own, self.core.next_timeout()].into_iter().flatten().min()?;
+        let leases = self.leases.as_ref().and_then(|l| l.next_timeout(&self.core.engine));
+        let next = [own, leases, self.core.next_timeout()].into_iter().flatten().min()?;
         Some(Clock::wait(self.core.clock.now(), next))
     }
 

@@ -14,6 +14,8 @@ pub enum DaemonError {
     Forward(#[from] ForwardError),
     #[error("{}: {source}", path.display())]
     Capture { path: PathBuf, source: io::Error },
+    #[error("{}: {source}", path.display())]
+    Leases { path: PathBuf, source: io::Error },
     #[error("the network has no port left for another guest")]
     NoPort,
     #[error("{what}: {source}")]

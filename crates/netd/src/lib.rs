@@ -14,6 +14,7 @@ mod daemon;
 mod error;
 mod fd;
 mod forward;
+mod leases;
 mod level;
 mod listener;
 #[cfg(target_os = "linux")]

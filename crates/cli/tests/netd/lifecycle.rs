@@ -102,6 +102,67 @@ fn a_taken_port_is_told_with_its_address() {
     assert!(!netd.path("x").exists());
 }
 
+/// A DHCP message of a guest in its frame (RFC 2131, RFC 2132).
+fn dhcp(guest: &Guest, kind: u8, options: &[u8]) -> Vec<u8> {
+    let mut message = vec![0; 236];
+    message[..4].copy_from_slice(&[1, 1, 6, 0]);
+    message[4..8].copy_from_slice(&[0xde, 0xad, 0xbe, guest.mac[5]]);
+    message[28..34].copy_from_slice(&guest.mac);
+    message.extend_from_slice(&[99, 130, 83, 99, 53, 1, kind]);
+    message.extend_from_slice(options);
+    message.push(255);
+    let len = u16::try_from(message.len()).unwrap();
+    let [ip, udp] = [len + 28, len + 8].map(u16::to_be_bytes);
+    let mut header =
+        [0x45, 0, ip[0], ip[1], 0, 0, 0, 0, 64, 17, 0, 0, 0, 0, 0, 0, 255, 255, 255, 255];
+    let words = header.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])));
+    let sum: u32 = words.sum();
+    let sum = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    header[10..12].copy_from_slice(&(!sum).to_be_bytes());
+    let ports = [0, 68, 0, 67, udp[0], udp[1], 0, 0];
+    [&[0xff; 6][..], &guest.mac, &[8, 0], &header, &ports, &message].concat()
+}
+
+/// The address in the next answer of this kind.
+fn answer(guest: &mut Guest, kind: u8) -> [u8; 4] {
+    loop {
+        let frame = guest.recv_type(0x0800);
+        let options = frame.get(282..).unwrap_or(&[]);
+        if options.windows(3).any(|w| w == [53, 1, kind]) {
+            return frame[58..62].try_into().unwrap();
+        }
+    }
+}
+
+/// Gets a lease as a client does.
+fn lease(guest: &mut Guest) -> [u8; 4] {
+    guest.send(&dhcp(guest, 1, &[]));
+    let offer = answer(guest, 2);
+    let wanted = [&[50, 4][..], &offer, &[54, 4], &GATEWAY].concat();
+    guest.send(&dhcp(guest, 3, &wanted));
+    answer(guest, 5)
+}
+
+#[test]
+fn leases_outlive_the_daemon() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("leases").to_str().unwrap().to_owned();
+    let args = ["--listen-qemu", "{}/qemu", "--leases", &file];
+    let netd = Netd::start(&args);
+    let mut guests = [21, 22].map(|n| Guest::connect(&netd.path("qemu"), n));
+    let [a, b] = [0, 1].map(|i| lease(&mut guests[i]));
+    assert_ne!(a, b);
+    let listed = || fs::read_to_string(&file).unwrap_or_default().lines().count();
+    // The first is saved at once and the second a second later; a kill loses neither.
+    crate::support::eventually(|| (listed() == 2).then_some(()));
+    netd.signal(Signal::KILL);
+    drop(netd);
+    let netd = Netd::start(&args);
+    // They come back in another order.
+    assert_eq!(lease(&mut Guest::connect(&netd.path("qemu"), 22)), b);
+    assert_eq!(lease(&mut Guest::connect(&netd.path("qemu"), 21)), a);
+}
+
 #[test]
 fn an_idle_daemon_is_small_and_asleep() {
     let netd = Netd::start(&ALL);
