@@ -25,6 +25,9 @@ const MAX_STEPS: usize = 2000;
 /// Above what the engine's pools and tables may hold together for two guests.
 const MAX_HEAP: isize = 160 << 20;
 
+/// Turns of the loop in which the last things come to their end: timeouts, probes, slow readers.
+const MAX_WAITING: u64 = 20_000;
+
 const MTUS: [u16; 4] = [576, 1500, 9000, 65_520];
 const MAX_FLOWS: usize = 200;
 
@@ -57,7 +60,7 @@ pub fn play(data: &[u8]) -> Stats {
         run.collect();
     }
     run.flush(0);
-    run.world.run_for(Duration::from_secs(5));
+    run.wait();
     run.world.check();
     let engine = &run.world.engine;
     // Of each protocol and guest; forwards have their own limits.
@@ -150,6 +153,17 @@ impl Run {
             self.world.inject_all(port, batch);
             self.world.run_for(Duration::ZERO);
         }
+    }
+
+    /// Nobody does anything for longer than a connection may be silent, and that costs little.
+    fn wait(&mut self) {
+        let before = self.world.steps;
+        for _ in 0..8 {
+            self.world.run_for(Duration::from_secs(1000));
+            self.collect();
+        }
+        let steps = self.world.steps - before;
+        assert!(steps < MAX_WAITING, "{steps} turns of the loop for nothing");
     }
 
     /// Takes what has come and notes how connections stand.

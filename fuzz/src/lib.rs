@@ -2,15 +2,25 @@
 //! `fuzz_targets/` makes libFuzzer programs of them; `tests/replay.rs` runs the committed corpora
 //! and a bounded number of mutations with any Rust.
 
+#[cfg(target_os = "linux")]
+pub mod datagram;
 pub mod dhcp;
 pub mod dns;
 pub mod engine;
 pub mod script;
 pub mod seeds;
+pub mod segment;
 pub mod stream;
 
 /// A target's name and function.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 4] =
-    [("engine", engine::run), ("dhcp", dhcp::run), ("dns", dns::run), ("stream", stream::run)];
+pub const TARGETS: &[Target] = &[
+    ("engine", engine::run),
+    ("dhcp", dhcp::run),
+    ("dns", dns::run),
+    ("stream", stream::run),
+    ("segment", segment::run),
+    #[cfg(target_os = "linux")]
+    ("datagram", datagram::run),
+];

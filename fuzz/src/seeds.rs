@@ -59,6 +59,8 @@ pub fn of(target: &str) -> Vec<(String, Vec<u8>)> {
         "dhcp" => named(dhcp()),
         "dns" => named(dns()),
         "stream" => named(stream()),
+        "segment" => named(segment()),
+        "datagram" => named(datagram()),
         _ => Vec::new(),
     }
 }
@@ -215,5 +217,50 @@ fn stream() -> Vec<(&'static str, Vec<u8>)> {
         ("long", cut(&[9], &[60, 70_000])),
         ("zero", cut(&[], &[60, 0])),
         ("large", cut(&[255, 1, 230], &[3000, 2999, 2998, 3000])),
+    ]
+}
+
+fn segment() -> Vec<(&'static str, Vec<u8>)> {
+    // Family and options, flags, numbers, window, size, length, where the pieces begin, data.
+    let train = |how: u8, flags: u8, size: u16, len: u16, cuts: [u8; 4]| {
+        let mut out = vec![1, how, flags, 255, 255, 255, 0, 16, 0, 0, 0, 0, 1];
+        out.extend((0..how >> 6).map(|_| 3));
+        out.extend_from_slice(&size.to_be_bytes());
+        out.extend_from_slice(&len.to_be_bytes());
+        out.extend_from_slice(&cuts);
+        out.extend_from_slice(b"payload");
+        out
+    };
+    let mut lie = vec![0, 0, 0, 100, 0, 54, 0, 34, 0, 16, 0, 54, 0, 20];
+    lie.extend_from_slice(&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0]);
+    lie.extend_from_slice(&[0x45, 0, 1, 0, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    lie.extend_from_slice(&[0, 1, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x18, 1, 0, 0, 0, 0, 0]);
+    lie.resize(14 + 14 + 256, 7);
+    vec![
+        ("v4", train(0, 0x19, 1459, 20_000, [0, 0, 0, 0])),
+        ("v6", train(1, 0x98, 1439, 20_000, [0, 0, 1, 0])),
+        ("one", train(0, 0x10, 8000, 0, [0, 0, 0, 0])),
+        ("odd", train(0x41, 0x18, 6, 200, [0, 3, 0, 5])),
+        ("options", train(0xc0, 0x91, 99, 3000, [0, 200, 2, 0])),
+        ("lie", lie),
+    ]
+}
+
+fn datagram() -> Vec<(&'static str, Vec<u8>)> {
+    let hello = [1, 0x80, 0x81, 0xe0, 0xc0, 0, 0, 50];
+    let mut frames = vec![1, 0x80];
+    for guest in [0, 1, 0, 2, 3, 1] {
+        frames.extend_from_slice(&[guest, 0, 20]);
+        frames.extend_from_slice(&[9; 20]);
+    }
+    frames.push(0xe0);
+    let odd =
+        [1, 0, 0, 4, b'V', b'F', b'K', b'T', 1, 0, 0, 0xa0, 0, 13, 0xa1, 5, 238, 0xa1, 40, 0, 0xe0];
+    let large = [2, 0xa0, 0xff, 0, 0xa1, 0xff, 0xff, 0xe0, 0xc0, 1, 5, 0];
+    vec![
+        ("hello", hello.to_vec()),
+        ("frames", frames),
+        ("odd", odd.to_vec()),
+        ("large", large.to_vec()),
     ]
 }

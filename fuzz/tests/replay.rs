@@ -38,7 +38,7 @@ fn attempt((name, run): Target, input: &[u8], what: &str) {
 }
 
 fn target(name: &str) -> Target {
-    TARGETS.into_iter().find(|t| t.0 == name).expect("a target")
+    *TARGETS.iter().find(|t| t.0 == name).expect("a target")
 }
 
 fn replay(name: &str) {
@@ -109,6 +109,17 @@ fn dns() {
 }
 
 #[test]
+fn segment() {
+    replay("segment");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn datagram() {
+    replay("datagram");
+}
+
+#[test]
 fn stream() {
     replay("stream");
 }
@@ -117,7 +128,7 @@ fn stream() {
 #[test]
 fn noise() {
     let mut rng = Rng::new(number("VMLAN_FUZZ_SEED", 1));
-    for target in TARGETS {
+    for target in TARGETS.iter().copied() {
         for _ in 0..200 {
             let mut input = vec![0; rng.below(2000)];
             rng.fill(&mut input);

@@ -29,7 +29,10 @@ pub struct World {
     pub now: Instant,
     ports: Vec<PortId>,
     batch: FrameBatch,
+    /// Turns since time last passed.
     turns: u32,
+    /// Turns of the loop since the beginning: what waiting costs.
+    pub steps: u64,
 }
 
 impl World {
@@ -58,6 +61,7 @@ impl World {
             ports: Vec::new(),
             batch: FrameBatch::default(),
             turns: 0,
+            steps: 0,
         };
         world.tell_time();
         world
@@ -212,6 +216,7 @@ impl World {
             self.turns = 0;
         }
         self.turns += 1;
+        self.steps += 1;
         assert!(self.turns < MAX_TURNS, "no end of work: {}", self.summary());
         self.now = next;
         self.tell_time();
