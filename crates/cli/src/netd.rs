@@ -128,12 +128,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     check(args, &config)?;
     // Descriptors come first: their numbers must not be taken by anything opened here.
     let ready_fd = args.ready_fd.map(|fd| inherited("--ready-fd", fd)).transpose()?;
-    let mut links = passed_links(args)?;
+    let links = passed_links(args)?;
     if let Some(path) = &args.pidfile {
         PidFile::check(path).map_err(|e| Failure::Failed(format!("--pidfile {e}")))?;
     }
     #[cfg(target_os = "linux")]
-    links.extend(namespace_links(args, &config)?);
+    let links = links.into_iter().chain(namespace_links(args, &config)?).collect();
     // Without the right to more files, the network serves fewer flows.
     vmlan_host::raise_fd_limit();
 

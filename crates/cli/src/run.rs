@@ -66,6 +66,7 @@ const GUEST: Ipv4Addr = Ipv4Addr::new(192, 168, 5, 15);
 
 /// What the network's process is to do.
 #[derive(Debug)]
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is no such process"))]
 struct Network {
     config: Config,
     forwards: Vec<Forward>,
