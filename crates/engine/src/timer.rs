@@ -188,6 +188,8 @@ fn slot_of(position: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+
     use super::*;
 
     fn at(ms: u64) -> Instant {

@@ -95,6 +95,8 @@ impl Ranges {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+
     use super::*;
 
     fn ranges(list: &[(u32, u32)]) -> Ranges {

@@ -198,6 +198,8 @@ fn wrap(position: usize, capacity: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+
     use super::*;
 
     fn contents(ring: &Ring) -> Vec<u8> {
