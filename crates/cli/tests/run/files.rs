@@ -1,6 +1,6 @@
 //! The guest's own resolv.conf, hosts and nsswitch.conf, whatever the host has there.
 
-use crate::caller::{Told, is_root, run_sh, user_where, vmlan_path};
+use crate::caller::{Told, is_root, outer_sh, run_sh, user_where, vmlan_path};
 
 #[test]
 fn the_files_name_the_guests_resolver() {
@@ -9,6 +9,12 @@ fn the_files_name_the_guests_resolver() {
     assert!(text.starts_with("nameserver 192.168.5.3\n"), "{text}");
     assert!(text.contains("localhost"), "{text}");
     assert!(run_sh("cat /etc/nsswitch.conf").text().contains("hosts: files dns\n"));
+}
+
+#[test]
+fn the_files_are_everybodys_to_read() {
+    let script = "umask 077; \"$VMLAN\" run -- stat -c %a /etc/resolv.conf /etc/hosts";
+    assert_eq!(outer_sh(script).output().unwrap().text(), "644\n644\n");
 }
 
 /// Runs a script in a guest on a host that `setup` has changed. /run and /etc are copies.
@@ -66,6 +72,32 @@ fn sockets_of_the_hosts_resolvers_are_hidden() {
     assert_eq!(on_host(setup, "ls /run/nscd /run/avahi-daemon | grep -c socket; true"), "0\n");
 }
 
+/// The host changes networks while the command runs.
+#[test]
+fn files_that_the_host_replaces_stay_the_guests() {
+    if !is_root() {
+        return;
+    }
+    let setup = "mkdir -p /run/nscd
+        (
+            cd /etc
+            for n in $(seq 400); do test -e /run/up && break; sleep 0.05; done
+            for n in 1 2 3; do
+                echo nameserver 10.0.0.$n >new; mv new resolv.conf; sleep 0.05
+                rm hosts; sleep 0.15; echo 10.0.0.$n odd >hosts
+            done
+            rmdir /run/nscd; mkdir /run/nscd; touch /run/nscd/socket
+            touch /run/done
+        ) >/dev/null 2>&1 &
+        chmod 777 /run";
+    // What is removed and made again may be seen for the moment that it takes to hide it.
+    let script = "touch /run/up; until test -e /run/done; do sleep 0.05; done
+        until ! ls /run/nscd | grep -q socket && ! grep -q odd /etc/hosts; do sleep 0.05; done
+        cat /etc/resolv.conf /etc/hosts";
+    let text = on_host(setup, script);
+    assert!(text.starts_with("nameserver 192.168.5.3\n") && text.contains("localhost"), "{text}");
+}
+
 #[test]
 fn the_hosts_own_names_are_kept() {
     if !is_root() {
@@ -76,4 +108,17 @@ fn the_hosts_own_names_are_kept() {
     let text = on_host(setup, "getent hosts attic; cat /etc/nsswitch.conf");
     assert!(text.contains("10.9.8.7"), "{text}");
     assert!(text.contains("hosts: files dns") && !text.contains("resolve"), "{text}");
+}
+
+#[test]
+fn a_container_that_hides_parts_of_proc() {
+    if !is_root() {
+        return;
+    }
+    let mut command = user_where("mount --bind /dev/null /proc/version", vmlan_path());
+    let output =
+        command.args(["run", "--", "sh", "-c", "ping -c1 -W5 192.168.5.2"]).output().unwrap();
+    assert!(output.error().starts_with("vmlan: /proc shows"), "{}", output.error());
+    assert_eq!(output.error().lines().count(), 1);
+    assert!(output.text().contains("1 received"));
 }

@@ -22,6 +22,8 @@ fn addresses_and_routes_are_there_at_once() {
         assert!(text.contains(expected), "no {expected:?} in {text}");
     }
     assert!(!text.contains("tentative"), "{text}");
+    let sysfs = run_sh("ls /sys/class/net; cat /sys/class/net/eth0/mtu").text();
+    assert_eq!(sysfs, "eth0\nlo\n65520\n");
     let text = run(["--mtu", "1400", "--", "ip", "link", "show", "eth0"]).output().unwrap().text();
     assert!(text.contains("mtu 1400"), "{text}");
 }

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::{LocalModes, OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -31,6 +31,10 @@ impl Pty {
         let name = ptsname(&master, Vec::new()).unwrap();
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let slave: OwnedFd = rustix::fs::open(&name, flags, Mode::empty()).unwrap();
+        // What is typed must not come between what is printed.
+        let mut modes = tcgetattr(&slave).unwrap();
+        modes.local_modes -= LocalModes::ECHO;
+        tcsetattr(&slave, OptionalActions::Now, &modes).unwrap();
         // The user's programs open it by /dev/tty as well.
         rustix::fs::fchmod(&slave, Mode::from_raw_mode(0o666)).unwrap();
         let stdio = || Stdio::from(slave.try_clone().unwrap());

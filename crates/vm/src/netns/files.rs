@@ -1,13 +1,14 @@
-//! The guest's mount namespace: its own name-service files in place of the host's, the sockets of
-//! the host's resolvers hidden, and a /proc of its PID namespace.
+//! The guest's own name-service files in place of the host's, with the sockets of the host's
+//! resolvers hidden.
 //!
 //! The files live in a tmpfs that has no place in the guest's tree of its own: it is mounted over
 //! /proc while they are made and bound to where they belong.
 
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
@@ -33,8 +34,9 @@ pub(super) struct MountError {
     pub(super) source: io::Error,
 }
 
-/// Gives the calling process's mount namespace the guest's files.
-pub(super) fn replace(resolver: IpAddr) -> Result<(), MountError> {
+/// Gives the calling process's mount namespace the guest's files. Returns the places where the host
+/// could uncover its own again.
+pub(super) fn replace(resolver: IpAddr) -> Result<Vec<PathBuf>, MountError> {
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let read = |path: &str| fs::read(path).unwrap_or_default();
     let text = |path: &str| String::from_utf8_lossy(&read(path)).into_owned();
@@ -59,49 +61,54 @@ pub(super) fn replace(resolver: IpAddr) -> Result<(), MountError> {
     let staged = stage(&files, &resolv_conf).map_err(step("a tmpfs"));
     let bound = staged.and_then(|stage| bind_all(&stage, &files));
     let unstaged = rustix::mount::unmount(STAGE, UnmountFlags::DETACH);
-    bound?;
-    unstaged.map_err(io::Error::from).map_err(step("a tmpfs"))
+    unstaged.map_err(io::Error::from).map_err(step("a tmpfs"))?;
+    bound
 }
 
-/// A /proc that shows the guest's processes and no others.
-pub(super) fn fresh_proc() -> io::Result<()> {
-    mount("proc", "/proc", "proc", NO_EXTRAS, "")
-}
-
-/// Writes everything to the tmpfs.
+/// Writes everything to the tmpfs, for everybody to read whatever the caller's umask.
 fn stage(files: &[(&str, String)], resolv_conf: &str) -> io::Result<PathBuf> {
     let stage = PathBuf::from(STAGE);
     for directory in ["etc", "work", "empty", "resolve"] {
-        fs::create_dir(stage.join(directory))?;
+        let directory = stage.join(directory);
+        fs::create_dir(&directory)?;
+        fs::set_permissions(directory, Permissions::from_mode(0o755))?;
     }
+    let write = |path: PathBuf, text: &str| {
+        fs::write(&path, text)?;
+        fs::set_permissions(path, Permissions::from_mode(0o644))
+    };
     for (name, text) in files {
-        fs::write(stage.join("etc").join(name), text)?;
+        write(stage.join("etc").join(name), text)?;
     }
     for name in RESOLVED_FILES {
-        fs::write(stage.join("resolve").join(name), resolv_conf)?;
+        write(stage.join("resolve").join(name), resolv_conf)?;
     }
     Ok(stage)
 }
 
-fn bind_all(stage: &Path, files: &[(&str, String)]) -> Result<(), MountError> {
+fn bind_all(stage: &Path, files: &[(&str, String)]) -> Result<Vec<PathBuf>, MountError> {
+    let mut places = Vec::new();
     for directory in RESOLVERS {
         let source = if directory.ends_with("/resolve") { "resolve" } else { "empty" };
         if Path::new(directory).is_dir() {
             bind(&stage.join(source), Path::new(directory))?;
+            places.push(directory.into());
         }
     }
     let targets = files.iter().map(|(name, _)| Path::new("/etc").join(name));
     if targets.clone().all(|target| target.exists()) {
         for ((name, _), target) in files.iter().zip(targets) {
             bind(&stage.join("etc").join(name), &target)?;
+            places.push(target);
         }
-        return Ok(());
+        return Ok(places);
     }
     // A file that is not there, or a symbolic link to nowhere, has no place to be bound to.
     let options = format!("lowerdir=/etc,upperdir={STAGE}/etc,workdir={STAGE}/work");
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     mount("overlay", "/etc", "overlay", flags, &options)
-        .map_err(|source| MountError { what: "an overlay over /etc".into(), source })
+        .map_err(|source| MountError { what: "an overlay over /etc".into(), source })?;
+    Ok(places)
 }
 
 fn bind(source: &Path, target: &Path) -> Result<(), MountError> {

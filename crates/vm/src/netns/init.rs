@@ -10,60 +10,72 @@
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 
 use super::channel::{Channel, Message};
+use super::keep::Keeper;
 use super::sys::{self, Change, Fork, Inherited, Signals};
-use super::{Guest, files, rights, tell};
+use super::{Guest, files, kernel, rights, tell};
 
 /// How long a signal that init has seen may be the one that the supervisor tells of.
 const WITNESS: Duration = Duration::from_secs(1);
 
-/// Life as init. `channel` leads to the supervisor.
-pub(super) fn main(channel: Channel, guest: &Guest, inherited: Inherited) -> ! {
-    match prepare(&channel, guest) {
-        Ok(true) => {}
-        Ok(false) => sys::exit(1),
+/// How often a file that the host has removed is looked for.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// Life as init. `line` leads to the supervisor.
+pub(super) fn main(line: &Channel, guest: &Guest, inherited: Inherited) -> ! {
+    let started =
+        prepare(line, guest).and_then(|keeper| Init::start(line.as_fd(), guest, inherited, keeper));
+    match started {
+        Ok(init) => init.serve(line),
         Err(why) => {
-            let _ = channel.send(&Message::Failed(why));
-            sys::exit(1)
-        }
-    }
-    match Init::start(channel, guest, inherited) {
-        Ok(mut init) => init.serve(),
-        Err((channel, error)) => {
-            let _ = channel.send(&Message::Failed(format!("cannot start the command: {error}")));
+            let _ = line.send(&Message::Failed(why));
             sys::exit(1)
         }
     }
 }
 
-/// Makes the guest's surroundings. False when the supervisor is gone or has given up.
-fn prepare(channel: &Channel, guest: &Guest) -> Result<bool, String> {
-    let told = |e: io::Error| format!("cannot reach the supervisor: {e}");
+/// Makes the guest's surroundings and waits for leave to start the command.
+fn prepare(line: &Channel, guest: &Guest) -> Result<Option<Keeper>, String> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|e| format!("cannot be tied to the supervisor: {e}"))?;
-    if !matches!(channel.recv().map_err(told)?, Some((Message::Mapped, _))) {
-        return Ok(false);
-    }
+    expect(line, &Message::Mapped)?;
     quiet_ipv6();
     let card = rights::tap(&guest.card.name)?;
-    channel.send_with(&Message::Card, Some(card.as_fd())).map_err(told)?;
+    let _ = sys::leave_to_namespace(card.as_fd());
+    line.send_with(&Message::Card, Some(card.as_fd())).map_err(gone)?;
     drop(card);
     vmlan_link::tap::configure_interface(&guest.card).map_err(|e| e.to_string())?;
-    files::replace(guest.resolver).map_err(|e| rights::mount(&e))?;
-    if let Err(e) = files::fresh_proc() {
+    let places = files::replace(guest.resolver).map_err(|e| rights::mount(&e))?;
+    if let Err(e) = kernel::fresh_proc() {
         tell(&format!(
             "/proc shows the processes of this container, which does not allow another: {e}"
         ));
     }
+    let _ = kernel::fresh_sys();
     allow_ping();
-    channel.send(&Message::Ready).map_err(told)?;
-    Ok(matches!(channel.recv().map_err(told)?, Some((Message::Go, _))))
+    let keeper = Keeper::new(places).ok();
+    line.send(&Message::Ready).map_err(gone)?;
+    expect(line, &Message::Go)?;
+    Ok(keeper)
+}
+
+fn expect(line: &Channel, what: &Message) -> Result<(), String> {
+    match line.recv().map_err(gone)? {
+        Some((message, _)) if message == *what => Ok(()),
+        // There is nobody left to read this.
+        _ => Err("the supervisor has given up".into()),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the last of the error")]
+fn gone(error: io::Error) -> String {
+    format!("cannot reach the supervisor: {error}")
 }
 
 /// Addresses are the guest's own and at once usable: no duplicate detection, no autoconfiguration
@@ -82,8 +94,8 @@ fn allow_ping() {
 }
 
 struct Init {
-    channel: Channel,
     signals: Signals,
+    keeper: Option<Keeper>,
     command: i32,
     /// When init itself was last sent each signal.
     seen: [Option<Instant>; 65],
@@ -91,49 +103,48 @@ struct Init {
 
 impl Init {
     fn start(
-        channel: Channel,
+        line: BorrowedFd<'_>,
         guest: &Guest,
         inherited: Inherited,
-    ) -> Result<Self, (Channel, io::Error)> {
-        let signals = match Signals::new() {
-            Ok(signals) => signals,
-            Err(error) => return Err((channel, error)),
-        };
+        keeper: Option<Keeper>,
+    ) -> Result<Self, String> {
+        let failed = |e| format!("cannot start the command: {e}");
+        let signals = Signals::new().map_err(failed)?;
         sys::set_title(c"netns-init");
         // What has come so far came before there was a command; the supervisor forwards it.
         while signals.next().is_some() {}
-        let command = match sys::fork() {
-            Ok(Fork::Parent(command)) => command,
-            Ok(Fork::Child) => become_command(&guest.command, inherited),
-            Err(error) => return Err((channel, error)),
+        let command = match sys::fork().map_err(failed)? {
+            Fork::Parent(command) => command,
+            Fork::Child => become_command(&guest.command, inherited),
         };
         sys::detach_standard_streams(true);
-        sys::close_all_but(&[channel.as_fd(), signals.as_fd()]);
-        Ok(Self { channel, signals, command, seen: [None; 65] })
+        let kept = keeper.iter().flat_map(Keeper::fds);
+        sys::close_all_but(&[line, signals.as_fd()].into_iter().chain(kept).collect::<Vec<_>>());
+        Ok(Self { signals, keeper, command, seen: [None; 65] })
     }
 
-    fn serve(&mut self) -> ! {
+    fn serve(mut self, line: &Channel) -> ! {
+        let mut complete = true;
         loop {
-            let mut fds = [
-                PollFd::new(&self.signals, PollFlags::IN),
-                PollFd::new(&self.channel, PollFlags::IN),
-            ];
-            let _ = rustix::event::poll(&mut fds, None);
-            self.take_signals();
-            match self.channel.try_recv() {
-                Ok(Some((Message::Signal(signal), _))) => self.forward(signal),
+            let mut fds =
+                vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(line, PollFlags::IN)];
+            fds.extend(self.keeper.iter().map(|keeper| PollFd::new(keeper, PollFlags::PRI)));
+            let _ = rustix::event::poll(&mut fds, if complete { None } else { Some(&LOOK) });
+            self.take_signals(line);
+            match line.try_recv() {
+                Ok(Some((Message::Signal(signal), _))) => self.forward(signal, line),
                 Ok(Some(_)) => {}
-                Ok(None) => sys::exit(1),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => sys::exit(1),
+                Ok(None) | Err(_) => sys::exit(1),
             }
+            complete = self.keeper.as_mut().is_none_or(Keeper::restore);
         }
     }
 
-    fn take_signals(&mut self) {
+    fn take_signals(&mut self, line: &Channel) {
         while let Some(signal) = self.signals.next() {
             if signal == libc::SIGCHLD {
-                self.reap();
+                self.reap(line);
             }
             if let Some(seen) = usize::try_from(signal).ok().and_then(|s| self.seen.get_mut(s)) {
                 *seen = Some(Instant::now());
@@ -141,12 +152,12 @@ impl Init {
         }
     }
 
-    fn reap(&self) {
+    fn reap(&self, line: &Channel) {
         while let Ok(Some((pid, change))) = sys::wait(-1, false) {
             if pid != self.command {
                 continue;
             }
-            let _ = self.channel.send(&Message::Command(change));
+            let _ = line.send(&Message::Command(change));
             if matches!(change, Change::Exited(_) | Change::Killed(_)) {
                 sys::exit(0);
             }
@@ -154,8 +165,8 @@ impl Init {
     }
 
     /// Passes on a signal that the supervisor was sent, unless the command has had it.
-    fn forward(&mut self, signal: i32) {
-        self.take_signals();
+    fn forward(&mut self, signal: i32, line: &Channel) {
+        self.take_signals(line);
         let seen = usize::try_from(signal).ok().and_then(|s| self.seen.get_mut(s)?.take());
         let went_to_group = seen.is_some_and(|at| at.elapsed() < WITNESS);
         let in_group = sys::process_group(self.command) == sys::process_group(0);

@@ -15,6 +15,8 @@ mod etc;
 mod files;
 mod ids;
 mod init;
+mod keep;
+mod kernel;
 mod network;
 mod rights;
 mod supervisor;
@@ -71,7 +73,7 @@ pub fn run(guest: &Guest, serve: Serve<'_>) -> Result<Ending, RunError> {
         Ok(Fork::Parent(pid)) => pid,
         Ok(Fork::Child) => {
             drop(line);
-            init::main(init_line, guest, inherited)
+            init::main(&init_line, guest, inherited)
         }
         Err(e) => return Err(RunError(rights::namespaces(&e))),
     };

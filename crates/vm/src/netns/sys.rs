@@ -296,6 +296,13 @@ fn close_range(from: u32, to: u32) {
     }
 }
 
+/// Leaves the removal of a TAP to the end of its network namespace, which the kernel sees to in the
+/// background; as the last descriptor's close it would take tens of milliseconds.
+pub(super) fn leave_to_namespace(tap: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: an open descriptor, and an integer argument.
+    check(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETPERSIST as _, 1) })
+}
+
 /// Renames the calling process, for `ps` and for whoever kills by name: a signal for `vmlan run`
 /// has to reach the supervisor alone.
 pub(super) fn set_title(name: &std::ffi::CStr) {
