@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::caller::{ending, run};
 
@@ -20,6 +21,7 @@ impl Running {
     /// Starts a command that says `up` when it is ready for what the test does.
     fn start(command: &[&str]) -> Self {
         let mut run = run([&["--"], command].concat());
+        run.process_group(0);
         let mut child = run.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
@@ -134,6 +136,26 @@ fn signals_to_the_supervisor_reach_the_command_once() {
         assert_eq!(line.trim(), name);
     }
     guest.signal(S::TERM);
+    assert_eq!(guest.finish(), ("SIGTERM\n".into(), "exit 7".into()));
+}
+
+/// A shell's `kill %1`, timeout(1) and the like send to the group, which the command is in.
+#[test]
+fn signals_to_the_group_reach_the_command_once() {
+    let mut guest = Running::start(&["python3", "-c", REPORT]);
+    let group = Pid::from_raw(guest.pid()).unwrap();
+    for _ in 0..20 {
+        kill_process_group(group, Signal::INT).unwrap();
+        let mut line = String::new();
+        guest.out.read_line(&mut line).unwrap();
+        assert_eq!(line.trim(), "SIGINT");
+        // Would come before this one if it were sent on.
+        guest.signal(Signal::USR1);
+        line.clear();
+        guest.out.read_line(&mut line).unwrap();
+        assert_eq!(line.trim(), "SIGUSR1");
+    }
+    kill_process_group(group, Signal::TERM).unwrap();
     assert_eq!(guest.finish(), ("SIGTERM\n".into(), "exit 7".into()));
 }
 
