@@ -150,7 +150,7 @@ mod imp {
             daemon.add_forward(forward.clone())?;
         }
         if let Some(path) = &network.capture {
-            daemon.capture(path)?;
+            daemon.capture(path).map_err(|e| format!("--capture {e}"))?;
         }
         daemon.add_link(Box::new(TapLink::new(card)?))?;
         daemon.watch(supervisor.as_fd().try_clone_to_owned()?, |_| Next::Finish)?;

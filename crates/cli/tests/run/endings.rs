@@ -222,7 +222,7 @@ fn a_network_that_is_killed_is_replaced() {
     out.read_line(&mut String::new()).unwrap();
     let input = child.stdin.take();
     let guest = Running { child, out };
-    let network = guest.named("netns-network");
+    let network = guest.named("vmlan-network");
     // One that dies at its very start is not replaced.
     std::thread::sleep(Duration::from_millis(1100));
     send(network, Signal::KILL);

@@ -1,7 +1,9 @@
 //! The guest's network: what is configured, what it reaches, what reaches it.
 
+use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -145,6 +147,24 @@ fn a_port_that_is_taken_ends_it_before_the_command() {
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(125), &b""[..]));
     let error = output.error();
     assert!(error.contains(&format!("127.0.0.1:{port}")) && error.lines().count() == 1, "{error}");
+}
+
+#[test]
+fn frames_are_captured() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
+    let file = dir.path().join("frames.pcapng");
+    let capture = |path: &str| {
+        run(["--capture", path, "--", "ping", "-c1", "-W5", "192.168.5.2"]).output().unwrap()
+    };
+    capture(file.to_str().unwrap()).text();
+    let frames = fs::read(&file).unwrap();
+    assert!(frames.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]));
+    let echo_request = [192, 168, 5, 15, 192, 168, 5, 2, 8, 0];
+    assert!(frames.windows(10).any(|bytes| bytes == echo_request));
+    let refused = capture("/nonexistent/frames");
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(125), 0));
+    assert!(refused.error().contains("--capture /nonexistent/frames"), "{}", refused.error());
 }
 
 #[test]

@@ -110,6 +110,7 @@ impl Init {
     ) -> Result<Self, String> {
         let failed = |e| format!("cannot start the command: {e}");
         let signals = Signals::new().map_err(failed)?;
+        // Not to be found by those who look for vmlan: a signal by name is for the supervisor.
         sys::set_title(c"netns-init");
         // What has come so far came before there was a command; the supervisor forwards it.
         while signals.next().is_some() {}

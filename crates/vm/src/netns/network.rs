@@ -58,7 +58,7 @@ impl Network {
                 }
                 let _ = rustix::process::setsid();
                 sys::close_all_but(&[theirs.as_fd(), card.as_fd()]);
-                sys::set_title(c"netns-network");
+                sys::set_title(c"vmlan-network");
                 let supervisor = Supervisor(theirs);
                 match serve(card, &supervisor) {
                     Ok(()) => sys::exit(0),

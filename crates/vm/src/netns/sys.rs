@@ -303,8 +303,7 @@ pub(super) fn leave_to_namespace(tap: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETPERSIST as _, 1) })
 }
 
-/// Renames the calling process, for `ps` and for whoever kills by name: a signal for `vmlan run`
-/// has to reach the supervisor alone.
+/// Renames the calling process, for ps(1) and whoever else looks for processes by name.
 pub(super) fn set_title(name: &std::ffi::CStr) {
     let _ = rustix::thread::set_name(name);
     let Ok(stat) = fs::read_to_string("/proc/self/stat") else { return };
