@@ -1,7 +1,7 @@
 //! A guest on a UNIX stream socket, with QEMU's framing.
 //!
 //! Small frames are copied together and leave by one system call for many; large ones go straight
-//! from where they lie. What the socket does not take is kept, up to [`PENDING_MAX`] and one
+//! from where they lie. What the socket does not take is kept, up to `PENDING_MAX` and one
 //! frame; then [`Link::send`] takes no more.
 
 use std::cell::Cell;

@@ -1,7 +1,7 @@
 //! Whose readiness an event is: the numbers under which descriptors are registered with the poll.
 //!
-//! Values below 2^62 are the engine's [`Token`](vmlan_engine::Token)s, bit 62 marks what the host
-//! crate registered for itself, and bit 63 what the daemon owns.
+//! Values below 2^62 are the engine's [`Token`]s, bit 62 marks what the host crate registered for
+//! itself, and bit 63 what the daemon owns.
 
 use vmlan_engine::Token;
 
