@@ -311,6 +311,18 @@ fn a_timeout_sends_again_and_backs_off_until_it_gives_up() {
 }
 
 #[test]
+fn a_flow_goes_on_whose_timer_fired_while_the_port_was_full() {
+    let mut t = Trace::with(World::new(1), LinkOptions::plain(1500).queue(1), sends(1000));
+    t.open_data();
+    // The first segment is not taken from the link, so that the second finds no room.
+    t.world.run_for(2 * SEC);
+    let first = t.expect();
+    t.world.run_for(Duration::from_millis(1));
+    let (again, _) = t.expect_within(10 * SEC);
+    assert_eq!((again.seq, &again.payload), (first.seq, &first.payload));
+}
+
+#[test]
 fn a_lost_fin_is_sent_again() {
     let mut t = Trace::new(Remote::accept().then(Ending::Fin));
     t.open_data();

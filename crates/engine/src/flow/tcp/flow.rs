@@ -67,8 +67,10 @@ pub(super) struct Flow {
     pub(super) host_closed: bool,
     /// On the table's list of flows to settle.
     pub(super) dirty: bool,
-    /// On the table's list of flows whose port was full.
+    /// The port was full: nothing is sent until it has room.
     pub(super) blocked: bool,
+    /// On the table's list of flows whose port was full.
+    pub(super) waiting: bool,
     pub(super) rcv: Receive,
     pub(super) snd: Send,
     pub(super) last_heard: Instant,
@@ -202,6 +204,7 @@ impl Flow {
             host_closed: false,
             dirty: false,
             blocked: false,
+            waiting: false,
             rcv: Receive {
                 nxt: Seq(0),
                 edge: Seq(0),

@@ -201,7 +201,7 @@ impl Tcp {
                 self.blocked.push(index);
                 continue;
             }
-            flow.blocked = false;
+            (flow.blocked, flow.waiting) = (false, false);
             self.settle(net, io, index);
         }
     }
@@ -210,7 +210,7 @@ impl Tcp {
     pub(crate) fn port_gone(&mut self, net: &Net, io: &Io<'_>) {
         self.blocked.clear();
         for (index, flow) in &mut self.flows {
-            flow.blocked = false;
+            (flow.blocked, flow.waiting) = (false, false);
             if net.port_of(flow.mac).is_none() && flow.orphaned.is_none() {
                 flow.orphaned = Some(io.now + ORPHAN);
                 if let Ok(index) = u32::try_from(index) {
@@ -294,12 +294,12 @@ impl Tcp {
     /// Lets a flow do all it can, then removes it or sets its timer.
     fn settle(&mut self, net: &mut Net, io: &mut Io<'_>, index: u32) {
         let Some(flow) = self.flows.get_mut(index as usize) else { return };
-        let was_blocked = flow.blocked;
         flow.settle(&mut Cx { net, io, pool: &mut self.pool });
         if flow.state == State::Dead {
             return self.remove(net, io.now, index);
         }
-        if flow.blocked && !was_blocked {
+        if flow.blocked && !flow.waiting {
+            flow.waiting = true;
             self.blocked.push(index);
         }
         if let Some(deadline) = flow.deadline() {

@@ -155,7 +155,7 @@ impl Flow {
             cx.net.stats.tcp_retransmits += 1;
             let sent = self.send_data(cx, start, data as usize, fin);
             recovery.next = start.plus(u32::try_from(sent).unwrap_or(0) + u32::from(fin));
-            recovery.credit -= 1;
+            recovery.credit -= u32::from(!self.blocked);
             self.snd.recovery = Some(recovery);
             if sent < data as usize {
                 return;
