@@ -1,5 +1,11 @@
 //! Terminals: keys that make signals, job control, window sizes, hang-ups.
 
+use std::fs::{self, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+
+use tempfile::NamedTempFile;
+
 use crate::caller::{ending, outer_sh, run};
 use crate::pty::Pty;
 
@@ -20,12 +26,12 @@ print('total', n, flush=True)
 fn ctrl_c_reaches_the_command_once() {
     let mut pty = Pty::start(&run(["--", "python3", "-c", COUNT]));
     pty.expect("up");
-    for n in 1..=5 {
+    for n in 1..=50 {
         pty.type_in("\x03");
         pty.expect(&format!("int {n}"));
     }
     pty.type_in("\x1c");
-    pty.expect("total 5");
+    pty.expect("total 50");
     assert_eq!(ending(pty.finish().1), "exit 0");
 }
 
@@ -39,10 +45,28 @@ fn ctrl_c_ends_the_command_and_the_supervisor_alike() {
     }
 }
 
-/// A command, as typed, that tells when it has started and when it goes on. One process: a shell
-/// that is stopped while it starts another may hang, with or without vmlan.
-const LONG: &str = "python3 -uc 'import signal as s, time; \
-    s.signal(s.SIGCONT, lambda *_: print(\"ag\" + \"ain\")); print(\"u\" + \"p\"); time.sleep(100)'";
+/// A command that tells when it has started and when it goes on. One process that waits for its
+/// signals: a shell that is stopped while it starts another process may hang, and a Python that is
+/// interrupted just before it sleeps sleeps on, with or without vmlan.
+const LONG: &str = "
+import os, signal as s
+asked = {s.SIGCONT, s.SIGINT}
+s.pthread_sigmask(s.SIG_BLOCK, asked)
+print('up', flush=True)
+while s.sigwait(asked) == s.SIGCONT:
+    print('again', flush=True)
+s.signal(s.SIGINT, s.SIG_DFL)
+s.pthread_sigmask(s.SIG_UNBLOCK, asked)
+os.kill(os.getpid(), s.SIGINT)
+";
+
+/// [`LONG`], to be named in a shell.
+fn long() -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(LONG.as_bytes()).unwrap();
+    fs::set_permissions(file.path(), Permissions::from_mode(0o644)).unwrap();
+    file
+}
 
 /// An interactive bash by the ordinary user, with a prompt that tells its level.
 fn shell() -> Pty {
@@ -55,7 +79,8 @@ fn shell() -> Pty {
 #[test]
 fn a_shell_stops_and_resumes_the_command_as_its_job() {
     let mut pty = shell();
-    pty.type_in(&format!("\"$VMLAN\" run -- {LONG}\n"));
+    let long = long();
+    pty.type_in(&format!("\"$VMLAN\" run -- python3 {}\n", long.path().display()));
     pty.expect("up");
     pty.type_in("\x1a");
     pty.expect("Stopped");
@@ -115,7 +140,8 @@ fn a_shell_in_the_guest_has_job_control() {
     pty.expect("$ ");
     pty.type_in("PS1='in''ner> '\n");
     pty.expect("inner> ");
-    pty.type_in(&format!("{LONG}\n"));
+    let long = long();
+    pty.type_in(&format!("python3 {}\n", long.path().display()));
     pty.expect("up");
     pty.type_in("\x1a");
     pty.expect("Stopped");

@@ -3,9 +3,7 @@
 //! it ends, the kernel ends everything else in the namespace.
 //!
 //! It stays in the caller's process group, and so does the command: a terminal's Ctrl-C and Ctrl-Z
-//! reach the command directly, once, together with the rest of a pipeline. Init itself, with every
-//! signal blocked, is a witness: a signal that the supervisor was sent and that init has seen too
-//! went to the whole group and needs no forwarding.
+//! reach the command directly, once, together with the rest of a pipeline.
 
 use std::ffi::CString;
 use std::fs;
@@ -19,10 +17,8 @@ use rustix::process::Signal;
 use super::channel::{Channel, Message};
 use super::keep::Keeper;
 use super::sys::{self, Change, Fork, Inherited, Signals};
+use super::witness::Witness;
 use super::{Guest, files, kernel, rights, tell};
-
-/// How long a signal that init has seen may be the one that the supervisor tells of.
-const WITNESS: Duration = Duration::from_secs(1);
 
 /// How often a file that the host has removed is looked for.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -60,6 +56,7 @@ fn prepare(line: &Channel, guest: &Guest) -> Result<Option<Keeper>, String> {
     let _ = kernel::fresh_sys();
     allow_ping();
     let keeper = Keeper::new(places).ok();
+    await_addresses();
     line.send(&Message::Ready).map_err(gone)?;
     expect(line, &Message::Go)?;
     Ok(keeper)
@@ -86,6 +83,20 @@ fn quiet_ipv6() {
     }
 }
 
+/// Without duplicate detection, addresses are still tentative until a worker of the kernel's has
+/// looked at them, which mostly has happened by now.
+fn await_addresses() {
+    for _ in 0..200 {
+        let list = fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+        let flags = list.lines().filter_map(|line| line.split_ascii_whitespace().nth(4));
+        let flags = flags.filter_map(|flags| u32::from_str_radix(flags, 16).ok());
+        if flags.fold(0, |all, flags| all | flags) & libc::IFA_F_TENTATIVE == 0 {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Lets the command open ICMP echo sockets, which is how ping works without privilege. Where /proc
 /// cannot be written to, ping may still have capabilities of its own.
 fn allow_ping() {
@@ -97,8 +108,7 @@ struct Init {
     signals: Signals,
     keeper: Option<Keeper>,
     command: i32,
-    /// When init itself was last sent each signal.
-    seen: [Option<Instant>; 65],
+    witness: Witness,
 }
 
 impl Init {
@@ -121,7 +131,7 @@ impl Init {
         sys::detach_standard_streams(true);
         let kept = keeper.iter().flat_map(Keeper::fds);
         sys::close_all_but(&[line, signals.as_fd()].into_iter().chain(kept).collect::<Vec<_>>());
-        Ok(Self { signals, keeper, command, seen: [None; 65] })
+        Ok(Self { signals, keeper, command, witness: Witness::new() })
     }
 
     fn serve(mut self, line: &Channel) -> ! {
@@ -147,9 +157,7 @@ impl Init {
             if signal == libc::SIGCHLD {
                 self.reap(line);
             }
-            if let Some(seen) = usize::try_from(signal).ok().and_then(|s| self.seen.get_mut(s)) {
-                *seen = Some(Instant::now());
-            }
+            self.witness.see(signal, Instant::now());
         }
     }
 
@@ -168,10 +176,8 @@ impl Init {
     /// Passes on a signal that the supervisor was sent, unless the command has had it.
     fn forward(&mut self, signal: i32, line: &Channel) {
         self.take_signals(line);
-        let seen = usize::try_from(signal).ok().and_then(|s| self.seen.get_mut(s)?.take());
-        let went_to_group = seen.is_some_and(|at| at.elapsed() < WITNESS);
         let in_group = sys::process_group(self.command) == sys::process_group(0);
-        if !(went_to_group && in_group) {
+        if !(in_group && self.witness.was_for_all(signal, Instant::now())) {
             let _ = sys::kill(self.command, signal);
         }
     }

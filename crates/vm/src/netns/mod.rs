@@ -2,7 +2,7 @@
 //! own, on a network that vmlan serves.
 //!
 //! Three processes surround the command. The *supervisor* is the caller's own process: it waits,
-//! passes signals on and ends as the command ends. *Init* ([`init`](self)) is PID 1 of the guest
+//! passes signals on and ends as the command ends. *Init* is PID 1 of the guest
 //! and the command's parent. The *network* owns the engine. When the supervisor dies, however it
 //! dies, the kernel kills the other two, and with init everything in the guest; the namespaces and
 //! the network card go with their last process.
@@ -22,6 +22,7 @@ mod rights;
 mod supervisor;
 mod sys;
 mod terminal;
+mod witness;
 
 use std::ffi::CString;
 use std::io::{self, Write};
