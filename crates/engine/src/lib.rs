@@ -50,12 +50,15 @@ use fragment::Reassembler;
 use gateway::Gateway;
 use net::Net;
 use packet::{Packet, Place};
+use time::earlier;
 
 /// One virtual network.
 #[derive(Debug)]
 pub struct Engine {
     net: Net,
     gateway: Gateway,
+    /// When the gateway has something to do: asked for in every pass of a loop, and seldom another.
+    gateway_timeout: Option<Instant>,
     flows: Flows,
     forwards: Forwards,
     fragments: Reassembler,
@@ -66,6 +69,7 @@ impl Engine {
         let seed = config.seed;
         Self {
             gateway: Gateway::new(&config, now),
+            gateway_timeout: None,
             flows: Flows::new(&config, now),
             forwards: Forwards::new(),
             fragments: Reassembler::new(seed),
@@ -91,11 +95,14 @@ impl Engine {
     /// to guests these are closed too.
     pub fn set_host_addresses(&mut self, addresses: Vec<IpAddr>) {
         self.net.config.host_addresses = addresses;
+        self.net.neighbors.changes = self.net.neighbors.changes.wrapping_add(1);
     }
 
     /// Attaches a guest's link. `None` when all 65,536 ports are taken.
     pub fn add_port(&mut self, caps: PortCaps) -> Option<PortId> {
-        self.net.switch.add_port(caps)
+        let port = self.net.switch.add_port(caps);
+        self.gateway_worked();
+        port
     }
 
     /// Detaches a link. Its guest may come back on another port and go on; flows of a guest that
@@ -104,6 +111,7 @@ impl Engine {
         self.net.switch.remove_port(port);
         self.net.neighbors.forget_port(port);
         self.gateway.forget_port(port);
+        self.gateway_worked();
         self.flows.udp.port_writable(&self.net, port);
         self.flows.tcp.port_gone(&self.net, io);
     }
@@ -114,8 +122,10 @@ impl Engine {
             let Some(frame) = batch.get(index) else { break };
             self.net.stats.frames_in += 1;
             self.net.stats.bytes_in += frame.data.len() as u64;
-            // A segment that continues the train of the one before needs no second look.
-            if self.flows.tcp.take_next(&mut self.net, io, port, batch, index) {
+            // What continues the flow of the frame before needs no second look.
+            if self.flows.udp.take_next(&mut self.net, io, port, batch, index)
+                || self.flows.tcp.take_next(&mut self.net, io, port, batch, index)
+            {
                 continue;
             }
             if let Err(reason) = self.frame(port, &frame, Place { batch, index: Some(index) }, io) {
@@ -149,11 +159,13 @@ impl Engine {
     /// The answer to a query that the engine sent by [`Host::dns_query`].
     pub fn handle_dns_answer(&mut self, token: Token, message: &[u8], io: &mut Io<'_>) {
         self.gateway.dns_answer(&mut self.net, io, token, message);
+        self.gateway_worked();
     }
 
     /// Does what is due, and the work that earlier calls left for want of budget.
     pub fn handle_timeout(&mut self, io: &mut Io<'_>) {
         self.gateway.handle_timeout(&mut self.net, io);
+        self.gateway_worked();
         self.flows.handle_timeout(&mut self.net, io);
         self.forwards.handle_timeout(&mut self.net, &mut self.flows, io);
         self.fragments.handle_timeout(io.now, &mut self.net.stats);
@@ -161,13 +173,8 @@ impl Engine {
 
     /// When [`Engine::handle_timeout`] has to be called next; a time in the past means at once.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let times = [
-            self.gateway.next_timeout(&self.net),
-            self.flows.next_timeout(),
-            self.forwards.next_timeout(),
-            self.fragments.next_timeout(),
-        ];
-        times.into_iter().flatten().min()
+        let flows = earlier(self.flows.next_timeout(), self.forwards.next_timeout());
+        earlier(earlier(self.gateway_timeout, self.fragments.next_timeout()), flows)
     }
 
     /// Opens a forward from the host to a guest. The error names the address and the reason.
@@ -242,7 +249,11 @@ impl Engine {
         io: &mut Io<'_>,
     ) -> Result<(), Drop> {
         match eth.ethertype() {
-            EthernetProtocol::Arp => self.gateway.arp(&mut self.net, io, port, eth),
+            EthernetProtocol::Arp => {
+                let answered = self.gateway.arp(&mut self.net, io, port, eth);
+                self.gateway_worked();
+                answered
+            }
             EthernetProtocol::Ipv4 | EthernetProtocol::Ipv6 => {
                 let packet = Packet::parse(port, eth, frame)?;
                 self.check_source(&packet, io)?;
@@ -290,7 +301,9 @@ impl Engine {
         io: &mut Io<'_>,
     ) -> Result<(), Drop> {
         if self.gateway.wants(&self.net, packet) {
-            return self.gateway.handle(&mut self.net, io, packet);
+            let handled = self.gateway.handle(&mut self.net, io, packet);
+            self.gateway_worked();
+            return handled;
         }
         if packet.src.is_unspecified() || !packet.dst_is_unicast() {
             // Broadcast and multicast are between guests; the switch has done its part.
@@ -315,6 +328,10 @@ impl Engine {
                 Err(Drop::UnknownProtocol)
             }
         }
+    }
+
+    fn gateway_worked(&mut self) {
+        self.gateway_timeout = self.gateway.next_timeout(&self.net);
     }
 
     /// Flows that wait for a guest's address go on as soon as it is known.

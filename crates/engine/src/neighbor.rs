@@ -37,6 +37,8 @@ pub(crate) struct Neighbors {
     per_port: Vec<PortUse>,
     /// Addresses learned since the last look: flows may be waiting for them.
     fresh: Vec<IpAddr>,
+    /// Counts what has been entered or removed.
+    pub(crate) changes: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +65,7 @@ impl Neighbors {
             per_mac: HashMap::with_hasher(state),
             per_port: Vec::new(),
             fresh: Vec::new(),
+            changes: 0,
         }
     }
 
@@ -97,6 +100,7 @@ impl Neighbors {
     /// The lease of `ip` ended: the next who uses it may have it.
     pub(crate) fn forget(&mut self, ip: IpAddr) {
         let Some(old) = self.table.remove(&ip) else { return };
+        self.changes = self.changes.wrapping_add(1);
         if let Some(held) = self.per_mac.get_mut(&old.mac) {
             held.retain(|a| *a != ip);
             if held.is_empty() {
@@ -135,6 +139,7 @@ impl Neighbors {
         {
             port.held += 1;
         }
+        self.changes = self.changes.wrapping_add(1);
         self.table.insert(ip, new);
         self.fresh.push(ip);
         true

@@ -65,6 +65,11 @@ impl Net {
         }
     }
 
+    /// A number that changes when a packet like one before might have another fate.
+    pub(crate) fn changes(&self) -> u32 {
+        self.switch.changes().wrapping_add(self.neighbors.changes)
+    }
+
     /// Sends frames that are addressed to `to` and returns how many were taken. An unknown
     /// address is flooded.
     pub(crate) fn transmit(&mut self, io: &mut Io<'_>, to: Mac, frames: &[OutFrame<'_>]) -> usize {

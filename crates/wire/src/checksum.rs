@@ -23,6 +23,7 @@ impl Sum {
     }
 
     /// Adds bytes as if they followed those added before.
+    #[inline]
     pub fn add(&mut self, data: &[u8]) {
         let mut part = sum_bytes(data);
         if self.odd {
@@ -89,11 +90,13 @@ pub fn checksum(data: &[u8]) -> [u8; 2] {
     sum.finish()
 }
 
+#[inline]
 fn sum_bytes(data: &[u8]) -> u64 {
     // Headers are shorter than a block.
-    if data.len() < BLOCK {
-        return sum_tail(data, 0);
-    }
+    if data.len() < BLOCK { sum_tail(data, 0) } else { sum_blocks(data) }
+}
+
+fn sum_blocks(data: &[u8]) -> u64 {
     let mut lanes = [0u128; 4];
     let mut blocks = data.chunks_exact(BLOCK);
     for block in &mut blocks {
@@ -112,18 +115,22 @@ fn sum_bytes(data: &[u8]) -> u64 {
 
 #[inline]
 fn sum_tail(data: &[u8], mut acc: u64) -> u64 {
-    let (words, tail) = data.as_chunks::<8>();
+    let (words, rest) = data.as_chunks::<8>();
     for word in words {
         acc = add_carry(acc, u64::from_ne_bytes(*word));
     }
-    if tail.is_empty() {
-        return acc;
+    let (half, rest) = rest.as_chunks::<4>();
+    if let [half] = half {
+        acc = add_carry(acc, u64::from(u32::from_ne_bytes(*half)));
     }
-    let mut last = [0; 8];
-    for (to, from) in last.iter_mut().zip(tail) {
-        *to = *from;
+    let (pair, rest) = rest.as_chunks::<2>();
+    if let [pair] = pair {
+        acc = add_carry(acc, u64::from(u16::from_ne_bytes(*pair)));
     }
-    add_carry(acc, u64::from_ne_bytes(last))
+    if let [last] = rest {
+        acc = add_carry(acc, u64::from(u16::from_ne_bytes([*last, 0])));
+    }
+    acc
 }
 
 fn add_carry(a: u64, b: u64) -> u64 {

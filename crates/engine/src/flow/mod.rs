@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::io::{Io, Token};
 use crate::net::Net;
 use crate::snapshot::FlowInfo;
-use crate::time::Instant;
+use crate::time::{Instant, earlier};
 
 /// Who a token belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,8 +84,8 @@ impl Flows {
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        let times = [self.tcp.next_timeout(), self.udp.next_timeout(), self.ping.next_timeout()];
-        times.into_iter().flatten().min()
+        let datagrams = earlier(self.udp.next_timeout(), self.ping.next_timeout());
+        earlier(self.tcp.next_timeout(), datagrams)
     }
 
     pub(crate) fn shutdown(&mut self, net: &mut Net, io: &mut Io<'_>) {

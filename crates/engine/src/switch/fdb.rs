@@ -22,6 +22,8 @@ pub(super) struct Fdb {
     per_port: Vec<usize>,
     ageing: Duration,
     max_per_port: usize,
+    /// Counts what has been entered, moved or removed.
+    pub(super) changes: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +48,7 @@ impl Fdb {
             per_port: Vec::new(),
             ageing,
             max_per_port,
+            changes: 0,
         }
     }
 
@@ -77,6 +80,7 @@ impl Fdb {
                 return Learned::TooMany;
             }
         }
+        self.changes = self.changes.wrapping_add(1);
         self.entries.insert(mac, Entry { port, seen: now });
         let index = usize::from(port.0);
         if self.per_port.len() <= index {
@@ -89,6 +93,7 @@ impl Fdb {
     }
 
     pub(super) fn forget_port(&mut self, port: PortId) {
+        self.changes = self.changes.wrapping_add(1);
         self.entries.retain(|_, e| e.port != port);
         if let Some(count) = self.per_port.get_mut(usize::from(port.0)) {
             *count = 0;
@@ -98,6 +103,7 @@ impl Fdb {
     /// Drops what has been silent too long. Only called when room is needed: an old entry does no
     /// harm, it is corrected by the address's next frame.
     fn age(&mut self, now: Instant) {
+        self.changes = self.changes.wrapping_add(1);
         let (ageing, per_port) = (self.ageing, &mut self.per_port);
         self.entries.retain(|_, e| {
             let keep = now.since(e.seen) < ageing;

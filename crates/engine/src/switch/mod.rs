@@ -102,6 +102,11 @@ impl Switch {
         self.fdb.lookup(mac)
     }
 
+    /// A number that changes with what [`Switch::port_of`] and [`Switch::learn`] would say.
+    pub(crate) fn changes(&self) -> u32 {
+        self.fdb.changes
+    }
+
     /// The MAC addresses known, with their ports.
     pub(crate) fn table(&self) -> impl Iterator<Item = (Mac, PortId)> {
         self.fdb.entries()

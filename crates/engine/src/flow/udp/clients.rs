@@ -39,6 +39,8 @@ pub(super) struct Clients {
     timers: TimerWheel,
     expired: Vec<u32>,
     next_port: u16,
+    /// Counts clients that came and went.
+    pub(super) changes: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +68,7 @@ impl Clients {
             timers: TimerWheel::new(now),
             expired: Vec::new(),
             next_port: FIRST_PORT,
+            changes: 0,
         }
     }
 
@@ -166,6 +169,7 @@ impl Clients {
             self.slots.push(None);
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         });
+        self.changes = self.changes.wrapping_add(1);
         client.position = self.forwards.add(client.forward, index);
         self.by_addr.insert((client.forward, client.addr), index);
         self.by_shown.insert((client.guest, client.shown), index);
@@ -179,6 +183,7 @@ impl Clients {
         let Some(client) = self.slots.get_mut(index as usize).and_then(Option::take) else {
             return;
         };
+        self.changes = self.changes.wrapping_add(1);
         self.free.push(index);
         self.timers.cancel(index);
         self.by_addr.remove(&(client.forward, client.addr));

@@ -35,7 +35,8 @@ impl V4Only {
 
     /// Where a datagram for `to` really goes.
     pub(super) fn redirect(&self, to: SocketAddr, now: Instant) -> SocketAddr {
-        if to.ip() == IpAddr::V6(Ipv6Addr::LOCALHOST)
+        if let SocketAddr::V6(v6) = to
+            && *v6.ip() == Ipv6Addr::LOCALHOST
             && self.until.get(&to.port()).is_some_and(|until| *until > now)
         {
             return SocketAddr::from((Ipv4Addr::LOCALHOST, to.port()));
@@ -68,6 +69,7 @@ impl Udp {
         let port = error.to.port();
         if error.is_refused() && error.to.ip() == IpAddr::V6(Ipv6Addr::LOCALHOST) {
             self.v4_only.learn(port, io.now);
+            self.recent = None;
             self.again_over_v4(net, io, index, error);
             return;
         }
@@ -76,6 +78,7 @@ impl Udp {
         let (guest, shown) = (flow.key.guest, peer.shown());
         if guest.is_ipv6() && error.to.is_ipv4() && error.is_refused() {
             self.v4_only.forget(port);
+            self.recent = None;
         }
         let header = header(guest.port(), shown.port(), error.data.len());
         let quote = Quote { src: guest.ip(), dst: shown.ip(), protocol: IpProtocol::Udp };

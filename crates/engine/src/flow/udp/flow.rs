@@ -74,6 +74,11 @@ impl Flow {
         self.questions = self.questions.saturating_add(1);
     }
 
+    /// The same from the same place.
+    pub(super) fn sent_again(&mut self, len: usize, now: Instant) {
+        self.sent(self.mac, len, now);
+    }
+
     pub(super) fn received(&mut self, now: Instant) {
         self.last = now;
         self.answers = self.answers.saturating_add(1);

@@ -7,7 +7,7 @@ use arrayvec::ArrayVec;
 use vmlan_wire::FrameBatch;
 
 use crate::io::{DatagramOptions, Host, SockId};
-use crate::packet::{ETHERNET_HEADER, Packet};
+use crate::packet::Packet;
 use crate::stats::{Drop, Stats};
 
 /// Datagrams in one call; a `sendmsg` with segmentation takes no more (`UDP_MAX_SEGMENTS`).
@@ -49,9 +49,9 @@ impl Gather {
         self.to.is_none() || self.to.as_ref() == Some(to) && !self.pieces.is_full()
     }
 
-    /// Adds a datagram; after [`Gather::fits`] said so.
-    pub(super) fn push(&mut self, to: Destination, packet: &Packet<'_>, index: usize, len: usize) {
-        let start = ETHERNET_HEADER + packet.ip.len() - packet.payload.len() + super::HEADER;
+    /// Adds the datagram whose payload starts at `start` of a frame; after [`Gather::fits`] said
+    /// so.
+    pub(super) fn push(&mut self, to: Destination, index: usize, start: usize, len: usize) {
         if self.pieces.try_push(Piece { index, start, end: start + len }).is_ok() {
             self.to = Some(to);
         }
@@ -65,9 +65,12 @@ impl Gather {
         stats: &mut Stats,
     ) -> Option<Destination> {
         let to = self.to.take()?;
-        let payload = |p: &Piece| Some(batch.get(p.index)?.data.get(p.start..p.end).unwrap_or(&[]));
         let mut payloads: ArrayVec<&[u8], MAX> = ArrayVec::new();
-        payloads.extend(self.pieces.drain(..).filter_map(|p| payload(&p)));
+        for piece in &self.pieces {
+            let frame = batch.get(piece.index).map_or(&[][..], |frame| frame.data);
+            payloads.push(frame.get(piece.start..piece.end).unwrap_or(&[]));
+        }
+        self.pieces.clear();
         send(host, &to, &payloads, stats)
     }
 }

@@ -48,6 +48,7 @@ impl Udp {
     /// Forgets a forward and its clients. The socket is the caller's to close.
     pub(crate) fn remove_forward(&mut self, forward: u32) {
         self.inbound.remove(&forward);
+        self.recent = None;
         self.clients.remove_forward(forward);
     }
 

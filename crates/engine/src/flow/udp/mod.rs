@@ -12,6 +12,7 @@ mod flow;
 mod gather;
 mod held;
 mod inbound;
+mod recent;
 mod reply;
 #[cfg(test)]
 mod tests;
@@ -32,11 +33,11 @@ use crate::io::{
     Close, DatagramKind, Drained, Failure, Io, PortId, Readiness, SockId, StreamTarget, Token,
 };
 use crate::net::Net;
-use crate::packet::{Packet, Place};
+use crate::packet::{ETHERNET_HEADER, Packet, Place};
 use crate::policy::{self, Route};
 use crate::snapshot::FlowInfo;
 use crate::stats::Drop;
-use crate::time::Instant;
+use crate::time::{Instant, earlier};
 use crate::timer::TimerWheel;
 use clients::{Client, Clients};
 use errors::V4Only;
@@ -44,6 +45,7 @@ use flow::{Flow, Key, Reading};
 use gather::{Destination, Gather, Owner};
 use held::Held;
 use inbound::Inbound;
+use recent::Recent;
 use reply::{Path, Replies};
 
 /// Length of a UDP header.
@@ -65,6 +67,7 @@ pub(crate) struct Udp {
     keys: HashMap<Key, u32, SeededState>,
     /// The flow found last.
     cached: Option<(Key, u32)>,
+    recent: Option<Recent>,
     owners: Owners,
     max_flows: usize,
     timers: TimerWheel,
@@ -97,6 +100,7 @@ impl Udp {
             flows: Slots::new(Origin::Udp),
             keys: HashMap::with_hasher(SeededState::new(config.seed)),
             cached: None,
+            recent: None,
             owners: Owners::new(config.seed),
             max_flows: config.max_flows,
             timers: TimerWheel::new(now),
@@ -210,8 +214,8 @@ impl Udp {
         if self.inbound.is_empty() {
             return self.timers.next();
         }
-        let times = [self.timers.next(), self.clients.next_timeout(), self.held.next_timeout()];
-        times.into_iter().flatten().min()
+        let forwards = earlier(self.clients.next_timeout(), self.held.next_timeout());
+        earlier(self.timers.next(), forwards)
     }
 
     /// The link of `port` has room again, or is gone.
@@ -369,6 +373,7 @@ impl Udp {
         io.host.close(flow.sock, Close::Normal);
         self.keys.remove(&flow.key);
         self.cached = None;
+        self.recent = None;
         self.timers.cancel(index);
         self.disown(index, &flow);
     }
@@ -411,7 +416,9 @@ impl Udp {
             self.end_of_batch(net, io, place.batch);
         }
         if let Some(index) = place.index {
-            self.gather.push(to, packet, index, len);
+            let start = ETHERNET_HEADER + packet.ip.len() - packet.payload.len() + HEADER;
+            self.gather.push(to, index, start, len);
+            self.remember(net, packet, place, to, io.now);
             return;
         }
         let payload = packet.payload.get(HEADER..HEADER + len).unwrap_or(&[]);

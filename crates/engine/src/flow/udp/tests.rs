@@ -1,3 +1,5 @@
+use std::net::IpAddr;
+
 use super::*;
 use crate::io::DatagramOptions;
 use crate::testing::{SimError, World, parse_ip, udp_frame};
@@ -353,4 +355,81 @@ fn nobody_at_either_loopback_is_told_once_from_the_alias() {
     assert_eq!((src.to_string(), icmp[0], icmp[1]), ("fd76:6d6c:c0a8:500::2".into(), 1, 4));
     world.udp(GUEST6, HOST6, b"again");
     assert_eq!(world.host.sent.last().unwrap().1, "[::1]:7000".parse().unwrap());
+}
+
+#[test]
+fn the_next_datagram_goes_the_way_of_the_last() {
+    let mut world = World::new();
+    let sent =
+        |world: &World| world.host.sent.iter().map(|s| (s.1, s.3.concat())).collect::<Vec<_>>();
+    for (guest, dst) in [(GUEST, OUTSIDE), (GUEST6, "[2001:db8::9]:9000")] {
+        world.host.sent.clear();
+        for data in [&b"one"[..], b"", b"three, which is longer"] {
+            world.udp(guest, dst, data);
+        }
+        world.udp(guest, dst.replace('9', "8").as_str(), b"elsewhere");
+        let to: SocketAddr = dst.parse().unwrap();
+        let other: SocketAddr = dst.replace('9', "8").parse().unwrap();
+        let expected = [
+            (to, b"one".to_vec()),
+            (to, Vec::new()),
+            (to, b"three, which is longer".to_vec()),
+            (other, b"elsewhere".to_vec()),
+        ];
+        assert_eq!(sent(&world), expected);
+        assert_eq!(world.engine.stats().dropped(Drop::Malformed), 0);
+    }
+}
+
+#[test]
+fn a_datagram_like_the_last_is_still_looked_at() {
+    let mut world = World::new();
+    let good = udp_frame(GUEST, OUTSIDE, b"data");
+    world.frames(&[good.clone()]);
+    let change = |at: usize, value: u8| {
+        let mut frame = good.clone();
+        frame[at] = value;
+        frame
+    };
+    // Payload, UDP length, IP checksum, a frame that is cut off.
+    world.frames(&[change(44, b'x'), change(39, 13), change(24, 1), good[..45].to_vec()]);
+    assert_eq!(world.host.sent.len(), 1);
+    assert_eq!(world.engine.stats().dropped(Drop::Checksum), 2);
+    assert_eq!(world.engine.stats().dropped(Drop::Malformed), 2);
+    let mut expired = good.clone();
+    expired[22] = 1;
+    world.frames(&[expired]);
+    assert_eq!(world.host.sent.len(), 1, "another TTL is another datagram");
+}
+
+#[test]
+fn what_has_changed_counts_for_the_next_datagram() {
+    let mut world = World::with(|config| config.host_loopback = crate::config::HostLoopback::None);
+    world.udp(GUEST, OUTSIDE, b"a");
+    world.engine.set_host_addresses(vec!["203.0.113.9".parse().unwrap()]);
+    world.udp(GUEST, OUTSIDE, b"b");
+    assert_eq!(world.host.sent.len(), 1);
+    assert_eq!(world.engine.stats().dropped(Drop::Forbidden), 1);
+    world.engine.set_host_addresses(Vec::new());
+    world.udp(GUEST, OUTSIDE, b"c");
+    assert_eq!(world.host.sent.len(), 2);
+    let port = world.port;
+    world.door(|engine, io| engine.remove_port(port, io));
+    world.port = world.engine.add_port(crate::PortCaps::default()).unwrap();
+    world.udp(GUEST, OUTSIDE, b"d");
+    assert!(
+        world.engine.leases().iter().any(|l| l.ip == "192.168.5.15".parse::<IpAddr>().unwrap())
+    );
+}
+
+#[test]
+fn a_steady_sender_stays_known() {
+    let mut world = World::new();
+    for _ in 0..400 {
+        world.udp(GUEST, OUTSIDE, b"a");
+        world.pass(100);
+    }
+    assert_eq!(world.host.open.len(), 1);
+    assert_eq!(world.host.closed.len(), 0);
+    assert_eq!(world.host.sent.len(), 400);
 }
