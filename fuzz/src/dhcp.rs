@@ -51,10 +51,12 @@ pub fn run(data: &[u8]) {
         let port = ports[usize::from(how >> 3 & 1)];
         let payload = if how & 16 == 0 {
             let kind = script.u8() & 15;
-            if matches!(kind, DECLINE | RELEASE) {
+            let message = message(&mut script, mac, kind);
+            // The type may also stand among the random options, and the last one counts.
+            if message.windows(3).any(|w| matches!(w, [53, 1, DECLINE | RELEASE])) {
                 given.clear();
             }
-            message(&mut script, mac, kind)
+            message
         } else {
             // Whatever it is, it may give addresses back.
             given.clear();
@@ -104,7 +106,9 @@ fn note(frame: &[u8], given: &mut HashMap<Ipv4Addr, Mac>) {
     let client =
         Mac([payload[28], payload[29], payload[30], payload[31], payload[32], payload[33]]);
     if kind == ACK && !address.is_unspecified() {
-        // No run is long enough for a lease to end.
+        // A client that is given another address gives up the one it had; no run is long enough for
+        // a lease to end.
+        given.retain(|held, holder| *holder != client || *held == address);
         let holder = *given.entry(address).or_insert(client);
         assert_eq!(holder, client, "{address} was given twice");
     }

@@ -23,6 +23,7 @@ const DESTINATION_OPTIONS: u8 = 60;
 const TCP: u8 = 6;
 const TCP_MIN: usize = 20;
 const TCP_CHECKSUM: u16 = 16;
+const UDP_CHECKSUM: usize = 6;
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
@@ -74,7 +75,8 @@ pub fn complete<'a>(
     };
     let at = heads.len();
     heads.extend_from_slice(head);
-    if !put(heads, at + field, nonzero(sum.finish())) {
+    let value = if offset == UDP_CHECKSUM { nonzero(sum.finish()) } else { sum.finish() };
+    if !put(heads, at + field, value) {
         heads.truncate(at);
         return Err(Refused::ChecksumPlace);
     }
@@ -164,7 +166,7 @@ impl<'a> Train<'a> {
             sum.add(head.get(self.layout.tcp..)?);
             sum.add(body[0]);
             sum.add(body[1]);
-            put(head, self.layout.tcp + usize::from(TCP_CHECKSUM), nonzero(sum.finish()));
+            put(head, self.layout.tcp + usize::from(TCP_CHECKSUM), sum.finish());
             Offload::NONE
         } else {
             Offload { checksum, gso: None }
@@ -281,8 +283,8 @@ impl Layout {
     }
 }
 
-/// A checksum that came out as zero is stored as its other representation, which for UDP means
-/// that there is one (RFC 768).
+/// A UDP checksum that came out as zero is stored as its other representation: zero would mean that
+/// there is none (RFC 768).
 fn nonzero(sum: [u8; 2]) -> [u8; 2] {
     if sum == [0, 0] { [0xff, 0xff] } else { sum }
 }
