@@ -14,7 +14,7 @@ use vmlan_link::Link;
 use vmlan_link::fault::Faults;
 #[cfg(target_os = "linux")]
 use vmlan_netd::Netns;
-use vmlan_netd::{Daemon, DaemonError, ForwardError, PidFile};
+use vmlan_netd::{Daemon, DaemonError, PidFile};
 
 use crate::Failure;
 
@@ -63,8 +63,9 @@ pub(crate) struct Args {
 
     /// Lead a port or socket of the host to a guest: LISTEN=TARGET[/udp][,source=keep].
     ///
-    /// LISTEN is ADDRESS:PORT, a PORT of 127.0.0.1, or the path of a UNIX socket; TARGET is a
-    /// guest's ADDRESS:PORT. With source=keep the guest sees the client's own address.
+    /// LISTEN is ADDRESS:PORT, a PORT of 127.0.0.1, :PORT for every address, or the path of a UNIX
+    /// socket; TARGET is a guest's ADDRESS:PORT, or a PORT of the first guest. Ports may be ranges
+    /// of one length. With source=keep the guest sees the client's own address.
     #[arg(long, value_name = "LISTEN=TARGET")]
     forward: Vec<ForwardArg>,
 
@@ -102,18 +103,33 @@ pub(crate) struct Args {
     pidfile: Option<PathBuf>,
 }
 
-/// A forward, and how the user wrote it.
+/// Forwards, and how the user wrote them.
 #[derive(Clone, Debug)]
 struct ForwardArg {
     text: String,
-    forward: Forward,
+    /// Where only a port was given, the guest is not known yet.
+    forwards: Vec<Forward>,
+}
+
+impl ForwardArg {
+    /// A port alone is one of the first guest's.
+    fn forwards(&self, config: &Config) -> impl Iterator<Item = Forward> {
+        let first = config.first_guest;
+        self.forwards.iter().cloned().map(move |mut forward| {
+            if forward.guest.ip().is_unspecified() {
+                forward.guest.set_ip(first.into());
+            }
+            forward
+        })
+    }
 }
 
 impl FromStr for ForwardArg {
-    type Err = ForwardError;
+    type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self { text: text.into(), forward: vmlan_netd::parse_forward(text)? })
+        let forwards = vmlan_engine::parse_forward(text, Ipv4Addr::UNSPECIFIED.into())?;
+        Ok(Self { text: text.into(), forwards })
     }
 }
 
@@ -167,8 +183,11 @@ fn build(daemon: &mut Daemon, args: &Args, links: Vec<Box<dyn Link>>) -> Result<
         daemon.listen_dgram(path).map_err(flag("--listen-dgram"))?;
     }
     for arg in &args.forward {
-        let added = daemon.add_forward(arg.forward.clone());
-        added.map_err(|e| Failure::Failed(format!("--forward {}: {e}", arg.text)))?;
+        let forwards: Vec<Forward> = arg.forwards(daemon.engine().config()).collect();
+        for forward in forwards {
+            let added = daemon.add_forward(forward);
+            added.map_err(|e| Failure::Failed(format!("--forward {}: {e}", arg.text)))?;
+        }
     }
     if let Some(path) = &args.control {
         daemon.listen_control(path).map_err(flag("--control"))?;
@@ -191,8 +210,10 @@ fn config(args: &Args) -> Result<Config, Failure> {
 /// Refuses what two flags cannot both have, and a network that no guest could join.
 fn check(args: &Args, config: &Config) -> Result<(), Failure> {
     for arg in &args.forward {
-        let checked = vmlan_netd::check_forward(config, &arg.forward);
-        checked.map_err(|e| Failure::Usage(format!("--forward {}: {e}", arg.text)))?;
+        for forward in arg.forwards(config) {
+            let checked = vmlan_netd::check_forward(config, &forward);
+            checked.map_err(|e| Failure::Usage(format!("--forward {}: {e}", arg.text)))?;
+        }
     }
     let twice = |flag: &str, what: &dyn std::fmt::Display| {
         Err(Failure::Usage(format!("{flag} {what}: given twice")))

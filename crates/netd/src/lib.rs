@@ -32,7 +32,7 @@ mod wrappers;
 pub use daemon::Daemon;
 pub use error::DaemonError;
 pub use fd::{FdError, inherited};
-pub use forward::{ForwardError, check as check_forward, parse_forward};
+pub use forward::{ForwardError, check as check_forward};
 #[cfg(target_os = "linux")]
 pub use netns::{AttachError, Netns, NetnsSpecError, guest_interface};
 pub use network::network;

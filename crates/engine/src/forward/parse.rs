@@ -2,7 +2,7 @@
 //!
 //! `LISTEN=TARGET[/udp][,source=keep]`, with an address and a port, a port alone, or the path of a
 //! UNIX socket to the left: `127.0.0.1:8080=192.168.5.15:80`, `8080=80`, `[::1]:5353=5353/udp`,
-//! `unix:/run/web.sock=192.168.5.15:80`. And the form of container tools,
+//! `unix:/run/web.sock=192.168.5.15:80`; `:53` is a port of every address. And the form of container tools,
 //! `[HOSTIP:]HOSTPORT:GUESTPORT[/udp]`. Ports may be ranges of one length, which give one forward
 //! for each pair.
 
@@ -15,16 +15,8 @@ const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const KEEP: &str = "source=keep";
 
 /// Parses `LISTEN=TARGET[/udp][,source=keep]`. A target that is only a port is a port of `guest`.
+/// The error names the part that is wrong, not the whole.
 pub fn parse_forward(text: &str, guest: IpAddr) -> Result<Vec<Forward>, String> {
-    forward(text, guest).map_err(|why| format!("`{text}`: {why}"))
-}
-
-/// Parses `[HOSTIP:]HOSTPORT:GUESTPORT[/udp]` for a guest; the host's side is 127.0.0.1 if not said.
-pub fn parse_publish(text: &str, guest: IpAddr) -> Result<Vec<Forward>, String> {
-    publish(text, guest).map_err(|why| format!("`{text}`: {why}"))
-}
-
-fn forward(text: &str, guest: IpAddr) -> Result<Vec<Forward>, String> {
     let (body, keep) = match text.rsplit_once(',') {
         Some((body, KEEP)) => (body, true),
         // A path may have commas.
@@ -44,8 +36,11 @@ fn forward(text: &str, guest: IpAddr) -> Result<Vec<Forward>, String> {
         if udp {
             return Err("a UNIX socket leads to TCP ports only".into());
         }
-        if !path.starts_with('/') {
-            return Err(format!("`{path}` is not an absolute path"));
+        if !path.starts_with('/') && !path.starts_with("./") {
+            return Err(format!("`{path}` is not a path that starts with / or ./"));
+        }
+        if keep {
+            return Err("the clients of a UNIX socket have no address to keep".into());
         }
         if to.first != to.last {
             return Err(format!("one socket cannot lead to the ports {}", to.ports()));
@@ -54,26 +49,28 @@ fn forward(text: &str, guest: IpAddr) -> Result<Vec<Forward>, String> {
         let guest = SocketAddr::new(to.ip, to.first);
         return Ok(vec![Forward { listen, guest, keep_source: keep }]);
     }
-    pairs(&Side::parse(listen, LOCALHOST)?, &to, udp, keep)
+    pairs(&Side::parse_listen(listen)?, &to, udp, keep)
+}
+
+/// Parses `[HOSTIP:]HOSTPORT:GUESTPORT[/udp]` for a guest; the host's side is 127.0.0.1 if not said.
+/// The error names the part that is wrong, not the whole.
+pub fn parse_publish(text: &str, guest: IpAddr) -> Result<Vec<Forward>, String> {
+    let (body, udp) = protocol(text)?;
+    let Some((listen, target)) = body.rsplit_once(':') else {
+        return Err("this should be [HOSTIP:]HOSTPORT:GUESTPORT, as in 8080:80".into());
+    };
+    let to = Side::ports_of(target, guest)?;
+    pairs(&Side::parse_listen(listen)?, &to, udp, false)
 }
 
 fn is_path(text: &str) -> bool {
-    text.starts_with('/') || text.starts_with("unix:")
+    text.starts_with('/') || text.starts_with("./") || text.starts_with("unix:")
 }
 
 /// Whether nothing is missing after this.
 fn is_whole(text: &str, guest: IpAddr) -> bool {
     let target = text.rsplit_once('=').map(|(_, target)| protocol(target));
     target.is_some_and(|t| t.and_then(|(target, _)| Side::parse(target, guest)).is_ok())
-}
-
-fn publish(text: &str, guest: IpAddr) -> Result<Vec<Forward>, String> {
-    let (body, udp) = protocol(text)?;
-    let Some((listen, target)) = body.rsplit_once(':') else {
-        return Err("this should be [HOSTIP:]HOSTPORT:GUESTPORT, as in 8080:80".into());
-    };
-    let to = Side::ports_of(target, guest)?;
-    pairs(&Side::parse(listen, LOCALHOST)?, &to, udp, false)
 }
 
 /// An address with the ports from `first` to `last`.
@@ -85,6 +82,15 @@ struct Side {
 }
 
 impl Side {
+    /// As [`Side::parse`], with a port alone on the loopback; and `:PORTS` for every address.
+    fn parse_listen(text: &str) -> Result<Self, String> {
+        match text.rsplit_once(':') {
+            Some(("", ports)) => Self::ports_of(ports, Ipv4Addr::UNSPECIFIED.into()),
+            Some(("localhost", ports)) => Self::ports_of(ports, LOCALHOST),
+            _ => Self::parse(text, LOCALHOST),
+        }
+    }
+
     /// `IP:PORTS`, `[IPV6]:PORTS`, or only `PORTS` of `default`.
     fn parse(text: &str, default: IpAddr) -> Result<Self, String> {
         let Some((ip, ports)) = text.rsplit_once(':') else {
@@ -183,7 +189,9 @@ mod tests {
             ("80=81/udp,source=keep", &["127.0.0.1:80/udp -> 192.168.5.15:81 keep"]),
             ("unix:/run/a.sock=192.168.5.15:80", &["/run/a.sock -> 192.168.5.15:80"]),
             ("/run/a=b,c.sock=80", &["/run/a=b,c.sock -> 192.168.5.15:80"]),
-            ("/run/a.sock=80,source=keep", &["/run/a.sock -> 192.168.5.15:80 keep"]),
+            ("./a.sock=80", &["./a.sock -> 192.168.5.15:80"]),
+            (":53=53/udp", &["0.0.0.0:53/udp -> 192.168.5.15:53"]),
+            ("localhost:80=80", &["127.0.0.1:80 -> 192.168.5.15:80"]),
             (
                 "127.0.0.1:8000-8002=192.168.5.15:9000-9002",
                 &[
@@ -218,7 +226,10 @@ mod tests {
             ("8080=65536", "`65536` is not a port"),
             ("+80=80", "`+80` is not a port"),
             ("8080=x", "`x` is not a port"),
-            ("localhost:80=80", "`localhost` is not an IP address"),
+            ("host:80=80", "`host` is not an IP address"),
+            ("80=localhost:80", "`localhost` is not an IP address"),
+            ("80=:80", "`` is not an IP address"),
+            ("/run/a.sock=80,source=keep", "no address to keep"),
             ("127.0.0.1:80=host:80", "`host` is not an IP address"),
             ("::1:80=80", "brackets"),
             ("[::1:80=80", "brackets"),
@@ -230,13 +241,12 @@ mod tests {
             ("8000-8010=9000-9009", "8000-8010 and 9000-9009 are not of one length"),
             ("8000-8010=9000", "not of one length"),
             ("8000-=80", "`` is not a port"),
-            ("unix:run/a.sock=80", "`run/a.sock` is not an absolute path"),
+            ("unix:run/a.sock=80", "`run/a.sock` is not a path that starts"),
             ("/run/a.sock=80/udp", "TCP ports only"),
             ("/run/a.sock=80-81", "80-81"),
         ] {
             let error = parse_forward(text, GUEST).expect_err(text);
             assert!(error.contains(part), "{text}: {error}");
-            assert!(error.starts_with(&format!("`{text}`: ")), "{error}");
             assert!(!error.contains('\n'));
         }
     }
@@ -261,6 +271,7 @@ mod tests {
             ("80", "[HOSTIP:]HOSTPORT:GUESTPORT"),
             ("80:", "`` is not a port"),
             (":80", "`` is not a port"),
+            ("::80", "`` is not a port"),
             ("::1:80:80", "brackets"),
             ("a:80:80", "`a` is not an IP address"),
             ("80:80/x", "`/x` is neither"),

@@ -385,7 +385,7 @@ fn the_next_datagram_goes_the_way_of_the_last() {
 fn a_datagram_like_the_last_is_still_looked_at() {
     let mut world = World::new();
     let good = udp_frame(GUEST, OUTSIDE, b"data");
-    world.frames(&[good.clone()]);
+    world.frames(std::slice::from_ref(&good));
     let change = |at: usize, value: u8| {
         let mut frame = good.clone();
         frame[at] = value;
