@@ -148,6 +148,8 @@ impl Tcp {
     /// Everything that the batch left to be done.
     pub(crate) fn end_of_batch(&mut self, net: &mut Net, io: &mut Io<'_>, batch: &FrameBatch) {
         self.flush(net, io, batch);
+        // The slot may have another flow by the next batch, and the next batch another port.
+        self.train.flow = None;
         while let Some(index) = self.dirty.pop() {
             if let Some(flow) = self.flows.get_mut(index as usize) {
                 flow.dirty = false;

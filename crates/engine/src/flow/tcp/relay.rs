@@ -91,7 +91,7 @@ impl Flow {
     fn offer_window(&mut self, cx: &Cx<'_, '_>) {
         let open = self.window_room(cx);
         let shown = self.rcv.nxt.until(self.rcv.edge) as usize;
-        let step = (2 * usize::from(self.snd.mss)).min(MAX_RING / 4);
+        let step = (2 * usize::from(self.snd.mss)).min(window_limit(cx) / 4);
         if open >= shown + step || (shown == 0 && open > 0) {
             self.rcv.ack = Ack::Now;
         }
@@ -99,8 +99,7 @@ impl Flow {
 
     /// Bytes that may be accepted beyond `rcv.nxt`.
     pub(super) fn window_room(&self, cx: &Cx<'_, '_>) -> usize {
-        let limit = if cx.pool.is_roomy() { MAX_RING } else { SMALL_WINDOW };
-        limit.saturating_sub(self.rcv.held.len() + self.rcv.pending as usize)
+        window_limit(cx).saturating_sub(self.rcv.held.len() + self.rcv.pending as usize)
     }
 
     /// Reads the socket into the ring and sends, until one of them is exhausted.
@@ -219,4 +218,9 @@ impl Flow {
         let guest = self.key.guest.ip();
         icmp::relayed(cx.net, cx.io, self.mac, guest, offender, (kind, code, 0), quote);
     }
+}
+
+/// The largest window that may be offered now.
+fn window_limit(cx: &Cx<'_, '_>) -> usize {
+    if cx.pool.is_roomy() { MAX_RING } else { SMALL_WINDOW }
 }

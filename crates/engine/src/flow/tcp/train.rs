@@ -27,7 +27,7 @@ const BYTES: usize = 256 << 10;
 /// What is gathered for one flow.
 #[derive(Debug, Default)]
 pub(super) struct Train {
-    flow: Option<(Key, u32)>,
+    pub(super) flow: Option<(Key, u32)>,
     /// Frame in the batch, and where in it the payload lies.
     slices: ArrayVec<(u32, u32, u32), SLICES>,
     bytes: usize,
