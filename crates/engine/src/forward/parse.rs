@@ -144,7 +144,7 @@ fn protocol(text: &str) -> Result<(&str, bool), String> {
         None => Ok((text, false)),
         Some((rest, "tcp")) => Ok((rest, false)),
         Some((rest, "udp")) => Ok((rest, true)),
-        Some((_, other)) => Err(format!("`/{other}` is neither /tcp nor /udp")),
+        Some((_, other)) => Err(format!("`{other}` is not a protocol: tcp or udp")),
     }
 }
 
@@ -234,7 +234,7 @@ mod tests {
             ("::1:80=80", "brackets"),
             ("[::1:80=80", "brackets"),
             ("[127.0.0.1]:80=80", "`[127.0.0.1]` is not an IP address"),
-            ("80=80/sctp", "`/sctp` is neither"),
+            ("80=80/sctp", "`sctp` is not a protocol"),
             ("80=80,source=drop", "`source=drop` is not an option"),
             ("80=80,keep", "`keep` is not an option"),
             ("8010-8000=8010-8000", "8010-8000 runs backwards"),
@@ -274,7 +274,7 @@ mod tests {
             ("::80", "`` is not a port"),
             ("::1:80:80", "brackets"),
             ("a:80:80", "`a` is not an IP address"),
-            ("80:80/x", "`/x` is neither"),
+            ("80:80/x", "`x` is not a protocol"),
             ("8000-8001:80", "not of one length"),
         ] {
             let error = parse_publish(text, GUEST).expect_err(text);
