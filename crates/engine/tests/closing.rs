@@ -137,15 +137,70 @@ fn the_host_resets() {
         }
         world.run_for(SEC);
         world.host.far_reset(0, Failure::Reset);
-        world.run_for(SEC);
-        // What came before the reset is the guest's: it is told when it has taken it.
-        world.guests[0].app_mut(socket).read_limit = u64::MAX;
-        world.run_for(SEC);
+        // At once, whatever waits to be read: a reset overtakes it (RFC 9293 section 3.10.7.4).
+        world.run_for(SEC / 10);
         let state = format!("{:?}", world.guests[0].state(socket));
         assert_eq!(state, "Closed", "{guest:?}");
         assert_ne!(world.guests[0].app(socket).end, Some(End::Fin), "{guest:?}");
         assert_nothing_left(&world);
     }
+}
+
+#[test]
+fn a_reset_is_believed_behind_a_closed_window() {
+    let mut t = Trace::new(Remote::accept().then(Ending::Hold));
+    t.window = 1000;
+    t.open();
+    t.world.host.far_send(0, &[7; 5000]);
+    t.world.run_for(SOON);
+    let data = t.expect();
+    (t.ack, t.window) = (data.next_seq(), 0);
+    t.acknowledge();
+    // The probe's byte finds no room: the guest expects it still.
+    let (probe, _) = t.expect_within(SEC);
+    assert_eq!((probe.seq, probe.payload.len()), (t.ack, 1));
+    t.acknowledge();
+    t.world.host.far_reset(0, Failure::Reset);
+    t.world.run_for(SOON);
+    let rst = t.expect();
+    assert_eq!((rst.flags & RST, rst.seq), (RST, t.ack));
+    assert_nothing_left(&t.world);
+}
+
+#[test]
+fn an_answer_before_the_reset_reaches_a_guest_that_is_still_sending() {
+    let far = Remote::accept().send_buffer(1000).reads(0, SEC).then(Ending::Hold);
+    let (mut world, socket) = connected(far);
+    world.guests[0].send_open(socket, Pattern(1), 10 << 20);
+    world.run_for(SEC);
+    world.host.far_send(0, b"413 too large");
+    world.host.far_reset(0, Failure::Reset);
+    world.run_for(SEC);
+    assert_eq!(world.guests[0].app(socket).received, 13);
+    assert_eq!(world.guests[0].app(socket).end, Some(End::Reset));
+    assert_nothing_left(&world);
+}
+
+#[test]
+fn a_reset_waits_for_a_link_that_is_full() {
+    let (mut world, socket) = {
+        let mut world = World::new(1);
+        world.add_guest(LinkOptions::plain(1500).queue(8));
+        let far = Remote::accept().sends(Pattern(1), 10 << 20).then(Ending::Hold);
+        world.host.put(addr("10.0.0.1:80"), far);
+        let socket = world.guests[0].connect(addr("10.0.0.1:80"));
+        world.run_until(SEC, |w| w.guests[0].app(socket).established);
+        (world, socket)
+    };
+    let port = world.guests[0].port;
+    world.links.port(port).paused = true;
+    world.run_for(SEC / 100);
+    world.host.far_reset(0, Failure::Reset);
+    world.run_for(SEC);
+    world.links.port(port).paused = false;
+    world.run_for(SEC);
+    assert_eq!(world.guests[0].app(socket).end, Some(End::Reset));
+    assert_nothing_left(&world);
 }
 
 #[test]

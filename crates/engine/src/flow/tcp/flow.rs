@@ -65,6 +65,8 @@ pub(super) struct Flow {
     pub(super) can_read: bool,
     pub(super) can_write: bool,
     pub(super) host_closed: bool,
+    /// The host's connection is lost: the guest's is to be reset.
+    pub(super) host_lost: bool,
     /// On the table's list of flows to settle.
     pub(super) dirty: bool,
     /// The port was full: nothing is sent until it has room.
@@ -202,6 +204,7 @@ impl Flow {
             can_read: start.inbound,
             can_write: start.inbound,
             host_closed: false,
+            host_lost: false,
             dirty: false,
             blocked: false,
             waiting: false,

@@ -216,7 +216,7 @@ impl Flow {
             match cx.io.host.send(sock, &[IoSlice::new(payload)]) {
                 Sent::Data(n) => sent = n.min(payload.len()),
                 Sent::Blocked => {}
-                Sent::Failed(failure) => return self.host_failed(cx, failure),
+                Sent::Failed(_) => return self.host_failed(),
             }
             self.can_write = sent == payload.len();
         }

@@ -185,11 +185,13 @@ impl Tcp {
                 None if ready.writable => flow.connected(cx),
                 None => {}
             }
-        } else if flow.state == State::Open && ready.error && flow.snd.eof {
-            // After the end of the stream nothing is read any more that could tell.
-            if let Some(failure) = flow.sock.and_then(|sock| io.host.take_error(sock)) {
-                flow.host_failed(&mut Cx { net, io, pool: &mut self.pool }, failure);
-            }
+        } else if flow.state == State::Open
+            && ready.error
+            && flow.sock.is_some_and(|sock| io.host.take_error(sock).is_some())
+        {
+            // A read may never tell: none is made after the end of the stream, nor while the guest
+            // takes nothing.
+            flow.host_failed();
         }
         self.settle(net, io, index);
     }

@@ -268,8 +268,13 @@ impl Flow {
     /// A reset that the guest will believe.
     pub(super) fn send_rst(&mut self, cx: &mut Cx<'_, '_>) {
         let unanswered = matches!(self.state, State::Dialing);
+        let mut seq = if unanswered { Seq(0) } else { self.snd.nxt };
+        if self.state == State::Open {
+            // A closed window kept a probe's byte out, and lets nothing in that lies behind it.
+            seq = seq.min(self.snd.una.plus(self.snd.wnd));
+        }
         let out = Out {
-            seq: if unanswered { Seq(0) } else { self.snd.nxt },
+            seq,
             ack: self.rcv.nxt,
             flags: RST | ACK,
             window: 0,

@@ -29,7 +29,7 @@ impl Flow {
     /// Does everything that is possible now. Called once after each batch, event or timeout that
     /// touched the flow.
     pub(super) fn settle(&mut self, cx: &mut Cx<'_, '_>) {
-        if self.state == State::Open {
+        if self.state == State::Open && !self.host_lost {
             self.deliver(cx);
         }
         if self.state == State::Open {
@@ -37,6 +37,10 @@ impl Flow {
         }
         if self.state != State::Open {
             return;
+        }
+        if self.host_lost && !self.blocked {
+            self.send_rst(cx);
+            return self.die(cx, Close::Normal);
         }
         if self.rcv.ack == Ack::Now {
             self.send_ack(cx);
@@ -67,7 +71,7 @@ impl Flow {
                         self.can_write = false;
                         break;
                     }
-                    Sent::Failed(failure) => return self.host_failed(cx, failure),
+                    Sent::Failed(_) => return self.host_failed(),
                 }
             }
             if self.rcv.held.is_empty() && self.rcv.ahead.is_empty() {
@@ -156,6 +160,11 @@ impl Flow {
                 }
                 false
             }
+            // Its error was taken before its data.
+            Received::Eof if self.host_lost => {
+                self.can_read = false;
+                false
+            }
             Received::Eof => {
                 self.snd.eof = true;
                 self.can_read = false;
@@ -168,17 +177,19 @@ impl Flow {
                 }
                 true
             }
-            Received::Failed(failure) => {
-                self.host_failed(cx, failure);
+            Received::Failed(_) => {
+                self.host_failed();
+                self.can_read = false;
                 false
             }
         }
     }
 
-    /// The host's connection is lost after it was made: the guest's is reset.
-    pub(super) fn host_failed(&mut self, cx: &mut Cx<'_, '_>, _failure: Failure) {
-        self.send_rst(cx);
-        self.die(cx, Close::Normal);
+    /// The host's connection is lost after it was made. [`Flow::settle`] passes on what came before
+    /// as far as the guest takes it at once, and resets the guest's connection.
+    pub(super) fn host_failed(&mut self) {
+        self.host_lost = true;
+        (self.can_read, self.can_write) = (true, false);
     }
 
     /// The host could not connect: the guest is told what is so. Refused is a reset, unreachable

@@ -222,7 +222,7 @@ impl Tcp {
         let mut sent = match cx.io.host.send(sock, &slices) {
             Sent::Data(n) => n,
             Sent::Blocked => 0,
-            Sent::Failed(failure) => return flow.host_failed(cx, failure),
+            Sent::Failed(_) => return flow.host_failed(),
         };
         if sent >= total {
             return;
