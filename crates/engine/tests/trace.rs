@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use vmlan_engine::Instant;
 use vmlan_testkit::packet::{ACK, FIN, PSH, RST, SYN, TcpOption};
 use vmlan_testkit::trace::ISS;
 use vmlan_testkit::{Ending, LinkOptions, Pattern, Remote, Seen, Trace, World};
@@ -292,6 +293,7 @@ fn only_what_is_missing_is_sent_again() {
 fn a_timeout_sends_again_and_backs_off_until_it_gives_up() {
     let mut t = Trace::new(sends(1000));
     t.open_data();
+    let start = t.world.now;
     let first = t.expect();
     let mut last = Duration::ZERO;
     let mut count = 0;
@@ -306,8 +308,53 @@ fn a_timeout_sends_again_and_backs_off_until_it_gives_up() {
         assert!(count < 50, "it never gives up");
     }
     assert!(count >= 5);
+    assert_given_up(&t, start);
+}
+
+/// The guest was given up after what it did at `start`.
+fn assert_given_up(t: &Trace, start: Instant) {
+    let took = t.world.now.since(start);
+    assert!((900 * SEC..1100 * SEC).contains(&took), "given up after {took:?}");
     assert_eq!(t.world.host.open_sockets(), 0);
     assert_eq!(t.world.host.conns[0].seen, Some(Seen::Reset));
+}
+
+#[test]
+fn unanswered_probes_of_a_closed_window_end() {
+    let mut t = Trace::new(sends(100_000));
+    t.window = 1460;
+    t.open_data();
+    t.ack = t.expect().next_seq();
+    t.window = 0;
+    t.acknowledge();
+    // As long as it answers it may take its time, with pauses too.
+    for _ in 0..40 {
+        t.expect_within(60 * SEC);
+        t.acknowledge();
+    }
+    t.world.run_for(800 * SEC);
+    while t.packet().is_some() {}
+    t.acknowledge();
+    let start = t.world.now;
+    while !t.expect_within(61 * SEC).0.has(RST) {}
+    assert_given_up(&t, start);
+}
+
+#[test]
+fn opening_and_closing_the_window_is_no_acknowledgement() {
+    let mut t = Trace::new(sends(100_000));
+    t.open_data();
+    t.expect();
+    let start = t.world.now;
+    while t.world.host.open_sockets() > 0 && t.world.now.since(start) < 2000 * SEC {
+        for window in [0, 65_535] {
+            t.window = window;
+            t.acknowledge();
+        }
+        t.world.run_for(SEC);
+        while t.packet().is_some() {}
+    }
+    assert_given_up(&t, start);
 }
 
 #[test]

@@ -133,6 +133,8 @@ pub(super) struct Send {
     /// Consecutive timeouts: doubles the next one.
     pub(super) backoff: u8,
     pub(super) timer: Option<Instant>,
+    /// The first timeout since the guest last acknowledged anything new.
+    pub(super) stalled: Option<Instant>,
     pub(super) rtt: Rtt,
 }
 
@@ -160,7 +162,7 @@ pub(super) struct Rtt {
 
 /// Lower bound of the retransmission timeout: above what guests delay acknowledgements.
 const MIN_RTO: Duration = Duration::from_millis(100);
-pub(super) const MAX_RTO: Duration = Duration::from_secs(60);
+const MAX_RTO: Duration = Duration::from_secs(60);
 const INITIAL_RTO: Duration = Duration::from_millis(300);
 
 impl Rtt {
@@ -237,6 +239,7 @@ impl Flow {
                 recovery: None,
                 backoff: 0,
                 timer: None,
+                stalled: None,
                 rtt: Rtt::default(),
             },
             last_heard: start.now,

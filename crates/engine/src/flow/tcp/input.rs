@@ -107,7 +107,7 @@ impl Flow {
             if snd.ring.is_empty() {
                 snd.ring.release(cx.pool);
             }
-            (snd.dup_acks, snd.backoff) = (0, 0);
+            (snd.dup_acks, snd.backoff, snd.stalled) = (0, 0, None);
             if let Some((seq, sent)) = snd.rtt.timed
                 && !seg.ack.before(seq)
             {

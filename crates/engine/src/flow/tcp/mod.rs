@@ -34,7 +34,7 @@ use crate::snapshot::FlowInfo;
 use crate::stats::Drop;
 use crate::time::Instant;
 use crate::timer::TimerWheel;
-use flow::{Ack, Cx, Flow, MAX_RTO, State};
+use flow::{Ack, Cx, Flow, State};
 use ring::Pool;
 use segment::{RST, SYN, Segment};
 use std::time::Duration;
@@ -46,9 +46,11 @@ const KEEPALIVE: Duration = Duration::from_secs(7200);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(75);
 const KEEPALIVES: u8 = 9;
 
-/// Timeouts in a row after which the guest counts as gone: some minutes, or less for one that never
-/// answered a SYN.
-const MAX_TIMEOUTS: u8 = 12;
+/// How long a guest may leave data unacknowledged (RFC 9293's user timeout, and about as long as
+/// Linux tries), or leave the probes of its closed window unanswered.
+const USER_TIMEOUT: Duration = Duration::from_secs(900);
+
+/// SYNs without an answer after which the guest counts as gone.
 const MAX_SYNS: u8 = 6;
 
 /// How long flows wait for a guest whose link is gone: it may be reconnecting.
@@ -346,6 +348,19 @@ impl Flow {
         [self.snd.timer, self.rcv.ack_at, self.orphaned, idle].into_iter().flatten().min()
     }
 
+    /// Whether the guest, which has let another timeout pass, counts as gone.
+    fn has_waited_enough(&mut self, now: Instant) -> bool {
+        if self.state != State::Open {
+            return self.snd.backoff >= MAX_SYNS;
+        }
+        let mut since = *self.snd.stalled.get_or_insert(now);
+        if self.snd.wnd == 0 {
+            // A guest that answers probes of its closed window lives (RFC 9293 section 3.8.6.1).
+            since = since.max(self.last_heard);
+        }
+        now.since(since) >= USER_TIMEOUT
+    }
+
     fn on_timer(&mut self, cx: &mut Cx<'_, '_>) {
         let now = cx.io.now;
         if self.orphaned.is_some_and(|at| at <= now) {
@@ -358,11 +373,7 @@ impl Flow {
             self.rcv.ack = Ack::Now;
         }
         if self.snd.timer.is_some_and(|at| at <= now) {
-            let limit = if self.state == State::Open { MAX_TIMEOUTS } else { MAX_SYNS };
-            // A guest that answers probes of its closed window lives (RFC 9293 section 3.8.6.1).
-            let stopped = self.state == State::Open && self.snd.wnd == 0;
-            let lives = stopped && now.since(self.last_heard) < 2 * MAX_RTO;
-            if self.snd.backoff >= limit && !lives {
+            if self.has_waited_enough(now) {
                 self.send_rst(cx);
                 return self.die(cx, Close::Reset);
             }
