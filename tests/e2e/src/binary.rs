@@ -1,6 +1,7 @@
 //! The program under test: built once for each test binary, with the profile that the tests were
 //! built with.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -17,6 +18,26 @@ pub fn vmlan() -> &'static Path {
 /// Where cargo puts what it builds; the QEMU guest lies there too.
 pub fn target_dir() -> PathBuf {
     profile_dir().parent().expect("target/PROFILE").to_owned()
+}
+
+/// A file of the packages of Debian that `scripts/test packages` unpacks and does not install.
+#[track_caller]
+pub fn unpacked(name: &str) -> PathBuf {
+    let path = target_dir().join("unpacked").join(name);
+    assert!(path.exists(), "no {}: run `scripts/test packages` first", path.display());
+    path
+}
+
+/// `LD_LIBRARY_PATH=...` for programs of these packages, and for their sources of nsswitch.
+pub fn unpacked_libraries() -> OsString {
+    let architecture = format!("{}-linux-gnu", std::env::consts::ARCH);
+    let root = target_dir().join("unpacked");
+    let dirs = ["lib", "usr/lib"].map(|dir| root.join(dir).join(&architecture));
+    let private = root.join("usr/lib").join(&architecture).join("systemd");
+    let mut setting = OsString::from("LD_LIBRARY_PATH=");
+    let joined = std::env::join_paths(dirs.iter().chain([&private]));
+    setting.push(joined.expect("no colon in the target directory's path"));
+    setting
 }
 
 /// `target/PROFILE` of `target/PROFILE/deps/TEST`.

@@ -7,6 +7,9 @@
 //! and says what it was waiting for.
 
 pub mod binary;
+pub mod dns_client;
+pub mod dns_message;
+pub mod named;
 pub mod nameserver;
 pub mod netd;
 pub mod netns;
