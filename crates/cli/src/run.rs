@@ -104,7 +104,7 @@ mod imp {
     use vmlan_netd::{Daemon, Next};
     use vmlan_vm::netns::{self, Guest, Supervisor};
 
-    use super::{ExitCode, Network, OsString};
+    use super::{ExitCode, Network, OsString, PathBuf};
 
     pub(super) fn run(
         command: Vec<OsString>,
@@ -127,6 +127,7 @@ mod imp {
                 gateways: vec![config.gateway.into(), config.ipv6.gateway().into()],
             },
             resolver: config.dns.into(),
+            hidden: control_sockets(|name| std::env::var_os(name)),
         };
         let serve = |card: OwnedFd, supervisor: &Supervisor| {
             serve(card, supervisor, network).map_err(|e| e.to_string())
@@ -135,6 +136,15 @@ mod imp {
             Ok(ending) => ending.pass_on(),
             Err(e) => Err(e.to_string()),
         }
+    }
+
+    /// Where vmlan's daemons keep their control sockets: a guest is not to command its own network.
+    fn control_sockets(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+        let directory = |name| variable(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+        let lima = directory("LIMA_HOME").or_else(|| Some(directory("HOME")?.join(".lima")));
+        let runtime = directory("XDG_RUNTIME_DIR").into_iter().chain([PathBuf::from("/run")]);
+        let networks = lima.map(|lima| lima.join("_networks"));
+        runtime.map(|runtime| runtime.join("vmlan")).chain(networks).collect()
     }
 
     /// What the network's own process does.

@@ -3,7 +3,9 @@
 use std::fs;
 use std::io::Write;
 
-use crate::caller::{Told, UID, ending, feed, is_root, outer_sh, run, run_sh, user};
+use crate::caller::{
+    Told, UID, caller_where, ending, feed, is_root, outer_sh, run, run_sh, user, vmlan_path,
+};
 
 #[test]
 fn the_exit_code_is_the_commands() {
@@ -137,6 +139,36 @@ fn the_command_has_no_capabilities() {
         ""
     );
     assert_eq!(run_sh("grep NoNewPrivs /proc/self/status").text(), "NoNewPrivs:\t0\n");
+}
+
+/// Root, who runs a command: nothing but the user id is left to it, and as root of the guest it has
+/// capabilities that reach no other user's files.
+#[test]
+fn roots_command_has_no_capabilities_over_the_host() {
+    if !is_root() {
+        return;
+    }
+    let setup = format!(
+        "mount -t tmpfs tmpfs /mnt; touch /mnt/file; chown {UID}:{UID} /mnt/file; chmod 600 /mnt/file"
+    );
+    let run = |args: &[&str]| {
+        let mut command = caller_where(&setup, "--reuid 0", vmlan_path());
+        command.arg("run").args(args).output().unwrap()
+    };
+    let question = "id -u; grep CapEff /proc/self/status; stat -c %u /mnt/file";
+    let text = run(&["--", "sh", "-c", question]).text();
+    assert_eq!(text, format!("0\nCapEff:\t0000000000000000\n{UID}\n"));
+    let mut answers = Vec::new();
+    for args in [&["--"][..], &["--root", "--"]] {
+        for attempt in ["cat /mnt/file", "chown 0 /mnt/file", "setpriv --reuid 54321 true"] {
+            let output = run(&[args, &["sh", "-c", attempt]].concat());
+            answers.push((attempt, output.status.success()));
+        }
+    }
+    assert!(answers.iter().all(|(_, done)| !done), "{answers:?}");
+    assert!(!run(&["--", "ip", "link", "set", "eth0", "down"]).status.success());
+    run(&["--root", "--", "ip", "link", "set", "eth0", "down"]).text();
+    run(&["--", "ping", "-c1", "-W5", "192.168.5.2"]).text();
 }
 
 #[test]

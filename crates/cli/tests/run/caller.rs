@@ -27,6 +27,12 @@ pub(crate) fn user(program: &str) -> Command {
 /// The same where `setup`, a shell script run as root in the private mount namespace, has changed
 /// things.
 pub(crate) fn user_where(setup: &str, program: &str) -> Command {
+    let becoming = format!("--reuid {UID} --regid {UID} --clear-groups");
+    caller_where(setup, &becoming, program)
+}
+
+/// [`user_where`] with `becoming`, options of setpriv(1), for who the caller is.
+pub(crate) fn caller_where(setup: &str, becoming: &str, program: &str) -> Command {
     let mut command;
     if is_root() {
         let script = format!(
@@ -35,7 +41,7 @@ pub(crate) fn user_where(setup: &str, program: &str) -> Command {
              mknod -m 666 /dev/net/tun c 10 200
              touch {BINARY}; mount --bind {} {BINARY}
              {setup}
-             exec setpriv --reuid {UID} --regid {UID} --clear-groups -- \"$@\"",
+             exec setpriv {becoming} -- \"$@\"",
             env!("CARGO_BIN_EXE_vmlan"),
         );
         command = Command::new("unshare");

@@ -72,6 +72,34 @@ fn sockets_of_the_hosts_resolvers_are_hidden() {
     assert_eq!(on_host(setup, "ls /run/nscd /run/avahi-daemon | grep -c socket; true"), "0\n");
 }
 
+#[test]
+fn control_sockets_of_vmlan_are_hidden() {
+    if !is_root() {
+        return;
+    }
+    let places =
+        ["/run/vmlan", "/run/user/1/vmlan", "/run/home/.lima/_networks", "/run/lima/_networks"];
+    let made: String =
+        places.iter().map(|at| format!("mkdir -p {at}/user-v2; touch {at}/net.sock\n")).collect();
+    let environment = [
+        ("XDG_RUNTIME_DIR", "/run/user/1", &[0, 1, 2][..]),
+        ("LIMA_HOME", "/run/lima", &[0, 3]),
+        ("LIMA_HOME", "", &[0, 2]),
+    ];
+    for (name, value, hidden) in environment {
+        let mut command = user_where(&format!("mount -t tmpfs tmpfs /run\n{made}"), vmlan_path());
+        command.args(["run", "--", "ls", "-d"]).args(places.map(|at| format!("{at}/net.sock")));
+        for name in ["XDG_RUNTIME_DIR", "LIMA_HOME"] {
+            command.env_remove(name);
+        }
+        let output = command.env("HOME", "/run/home").env(name, value).output().unwrap();
+        let seen = String::from_utf8_lossy(&output.stdout);
+        for (i, place) in places.iter().enumerate() {
+            assert_eq!(seen.contains(place), !hidden.contains(&i), "{place}, {name}={value}");
+        }
+    }
+}
+
 /// The host changes networks while the command runs.
 #[test]
 fn files_that_the_host_replaces_stay_the_guests() {

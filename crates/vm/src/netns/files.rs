@@ -1,5 +1,5 @@
 //! The guest's own name-service files in place of the host's, with the sockets of the host's
-//! resolvers hidden.
+//! resolvers hidden, and whatever else is not for the guest.
 //!
 //! The files live in a tmpfs that has no place in the guest's tree of its own: it is mounted over
 //! /proc while they are made and bound to where they belong.
@@ -34,9 +34,9 @@ pub(super) struct MountError {
     pub(super) source: io::Error,
 }
 
-/// Gives the calling process's mount namespace the guest's files. Returns the places where the host
-/// could uncover its own again.
-pub(super) fn replace(resolver: IpAddr) -> Result<Vec<PathBuf>, MountError> {
+/// Gives the calling process's mount namespace the guest's files, and makes the directories
+/// `hidden` empty. Returns the places where the host could uncover its own again.
+pub(super) fn replace(resolver: IpAddr, hidden: &[PathBuf]) -> Result<Vec<PathBuf>, MountError> {
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let read = |path: &str| fs::read(path).unwrap_or_default();
     let text = |path: &str| String::from_utf8_lossy(&read(path)).into_owned();
@@ -59,7 +59,7 @@ pub(super) fn replace(resolver: IpAddr) -> Result<Vec<PathBuf>, MountError> {
     rustix::mount::mount_change("/", slave).map_err(io::Error::from).map_err(step("/"))?;
     mount("tmpfs", STAGE, "tmpfs", NO_EXTRAS, "mode=755,size=1m").map_err(step("a tmpfs"))?;
     let staged = stage(&files, &resolv_conf).map_err(step("a tmpfs"));
-    let bound = staged.and_then(|stage| bind_all(&stage, &files));
+    let bound = staged.and_then(|stage| bind_all(&stage, &files, hidden));
     let unstaged = rustix::mount::unmount(STAGE, UnmountFlags::DETACH);
     unstaged.map_err(io::Error::from).map_err(step("a tmpfs"))?;
     bound
@@ -86,12 +86,16 @@ fn stage(files: &[(&str, String)], resolv_conf: &str) -> io::Result<PathBuf> {
     Ok(stage)
 }
 
-fn bind_all(stage: &Path, files: &[(&str, String)]) -> Result<Vec<PathBuf>, MountError> {
+fn bind_all(
+    stage: &Path,
+    files: &[(&str, String)],
+    hidden: &[PathBuf],
+) -> Result<Vec<PathBuf>, MountError> {
     let mut places = Vec::new();
-    for directory in RESOLVERS {
-        let source = if directory.ends_with("/resolve") { "resolve" } else { "empty" };
-        if Path::new(directory).is_dir() {
-            bind(&stage.join(source), Path::new(directory))?;
+    for directory in RESOLVERS.iter().map(Path::new).chain(hidden.iter().map(PathBuf::as_path)) {
+        let source = if directory.ends_with("systemd/resolve") { "resolve" } else { "empty" };
+        if directory.is_dir() {
+            bind(&stage.join(source), directory)?;
             places.push(directory.into());
         }
     }

@@ -5,7 +5,6 @@
 //! It stays in the caller's process group, and so does the command: a terminal's Ctrl-C and Ctrl-Z
 //! reach the command directly, once, together with the rest of a pipeline.
 
-use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,7 +17,7 @@ use super::channel::{Channel, Message};
 use super::keep::Keeper;
 use super::sys::{self, Change, Fork, Inherited, Signals};
 use super::witness::Witness;
-use super::{Guest, files, kernel, rights, tell};
+use super::{Guest, files, ids, kernel, rights, tell};
 
 /// How often a file that the host has removed is looked for.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -47,7 +46,7 @@ fn prepare(line: &Channel, guest: &Guest) -> Result<Option<Keeper>, String> {
     line.send_with(&Message::Card, Some(card.as_fd())).map_err(gone)?;
     drop(card);
     vmlan_link::tap::configure_interface(&guest.card).map_err(|e| e.to_string())?;
-    let places = files::replace(guest.resolver).map_err(|e| rights::mount(&e))?;
+    let places = files::replace(guest.resolver, &guest.hidden).map_err(|e| rights::mount(&e))?;
     if let Err(e) = kernel::fresh_proc() {
         tell(&format!(
             "/proc shows the processes of this container, which does not allow another: {e}"
@@ -126,7 +125,7 @@ impl Init {
         while signals.next().is_some() {}
         let command = match sys::fork().map_err(failed)? {
             Fork::Parent(command) => command,
-            Fork::Child => become_command(&guest.command, inherited),
+            Fork::Child => become_command(guest, inherited),
         };
         sys::detach_standard_streams(true);
         let kept = keeper.iter().flat_map(Keeper::fds);
@@ -184,10 +183,16 @@ impl Init {
 }
 
 /// The forked child's last steps.
-fn become_command(command: &[CString], inherited: Inherited) -> ! {
+fn become_command(guest: &Guest, inherited: Inherited) -> ! {
+    if !guest.root
+        && let Err(e) = ids::give_up_capabilities()
+    {
+        tell(&format!("cannot give up capabilities: {e}"));
+        sys::exit(125)
+    }
     inherited.restore();
-    let error = sys::exec(command);
-    let name = command.first().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let error = sys::exec(&guest.command);
+    let name = guest.command.first().map(|name| name.to_string_lossy()).unwrap_or_default();
     let (code, why) = match error.kind() {
         io::ErrorKind::NotFound => (127, "command not found".to_owned()),
         // Without the number, which is nothing to the user.

@@ -28,6 +28,7 @@ use std::ffi::CString;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use vmlan_link::tap::InterfaceConfig;
 
@@ -50,6 +51,8 @@ pub struct Guest {
     pub card: InterfaceConfig,
     /// The name server in resolv.conf.
     pub resolver: IpAddr,
+    /// Directories of the host's that are empty to the guest, where they exist.
+    pub hidden: Vec<PathBuf>,
 }
 
 /// How the command ended.
