@@ -363,7 +363,7 @@ mod tests {
     use vmlan_wire::checksum::checksum;
 
     use super::*;
-    use crate::testing::{SimError, World, ip_frame, parse_ip};
+    use crate::testing::{GUEST, MS, SimError, World, from_guest, ip_raw, parse_ip};
 
     const OUTSIDE: &str = "203.0.113.9";
 
@@ -379,13 +379,13 @@ mod tests {
 
     fn request(world: &mut World, dst: &str, ident: u16) {
         let (src, dst) = ("192.168.5.15".parse().unwrap(), dst.parse().unwrap());
-        let ip = IpHeader::new(src, dst, IpProtocol::Icmp);
-        world.frames(&[ip_frame(&ip, &echo(REQUEST_V4, ident, b"data"))]);
+        let message = echo(REQUEST_V4, ident, b"data");
+        world.frames(&[from_guest(GUEST, &ip_raw(src, dst, 1, 64, &message))]);
     }
 
     #[test]
     fn the_identifier_comes_back() {
-        let mut world = World::new();
+        let mut world = World::with_guest();
         request(&mut world, OUTSIDE, 0x1234);
         let sock = world.host.sockets()[0];
         assert_eq!(world.host.open[&sock].1, Some(DatagramKind::Ping4));
@@ -404,7 +404,7 @@ mod tests {
 
     #[test]
     fn errors_quote_what_the_guest_sent() {
-        let mut world = World::new();
+        let mut world = World::with_guest();
         request(&mut world, OUTSIDE, 0x1234);
         let sock = world.host.sockets()[0];
         let error = SimError {
@@ -424,7 +424,7 @@ mod tests {
 
     #[test]
     fn what_the_host_s_own_link_cannot_carry_is_told() {
-        let mut world = World::new();
+        let mut world = World::with_guest();
         request(&mut world, OUTSIDE, 0x1234);
         let sock = world.host.sockets()[0];
         let to = "203.0.113.9:0".parse().unwrap();
@@ -439,40 +439,40 @@ mod tests {
 
     #[test]
     fn one_socket_for_each_identifier_and_within_the_limit() {
-        let mut world = World::with(|config| config.max_pings = 10);
+        let mut world = World::with_guest_and(|config| config.max_pings = 10);
         for ident in 0..50 {
             request(&mut world, OUTSIDE, ident);
             request(&mut world, "198.51.100.1", ident);
         }
         assert_eq!(world.host.open.len(), 10);
         assert_eq!(world.host.sent.len(), 100);
-        world.pass(31_000);
+        world.pass(31_000 * MS);
         assert!(world.host.open.is_empty());
     }
 
     #[test]
     fn no_right_to_ping_is_remembered_and_not_asked_for_again_at_once() {
-        let mut world = World::new();
+        let mut world = World::with_guest();
         world.host.refuse = Some(Failure::Unsupported);
         request(&mut world, OUTSIDE, 1);
         assert!(world.engine.ping_unsupported());
         world.host.refuse = None;
         request(&mut world, OUTSIDE, 1);
         assert_eq!(world.engine.stats().dropped(Drop::HostUnsupported), 2);
-        world.pass(61_000);
+        world.pass(61_000 * MS);
         request(&mut world, OUTSIDE, 1);
         assert_eq!(world.host.sent.len(), 1);
     }
 
     #[test]
     fn what_is_no_request_or_broken_goes_nowhere() {
-        let mut world = World::new();
+        let mut world = World::with_guest();
         let (src, dst) = ("192.168.5.15".parse().unwrap(), OUTSIDE.parse().unwrap());
-        let ip = IpHeader::new(src, dst, IpProtocol::Icmp);
         let mut broken = echo(REQUEST_V4, 1, b"data");
         broken[9] ^= 1;
         let frames = [echo(REPLY_V4, 1, b""), echo(3, 1, b"quote"), broken, vec![8, 0, 0]];
-        world.frames(&frames.map(|message| ip_frame(&ip, &message)));
+        let frame = |message: Vec<u8>| from_guest(GUEST, &ip_raw(src, dst, 1, 64, &message));
+        world.frames(&frames.map(frame));
         assert!(world.host.open.is_empty());
         assert_eq!(world.engine.stats().dropped(Drop::Checksum), 1);
         assert_eq!(world.engine.stats().dropped(Drop::Malformed), 1);

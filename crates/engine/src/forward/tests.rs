@@ -1,6 +1,6 @@
 use super::*;
 use crate::io::Failure;
-use crate::testing::{World, parse_ip, udp_frame};
+use crate::testing::{MS, World, parse_ip, udp_frame};
 use crate::{Drop, SockId};
 
 const GUEST: &str = "192.168.5.15:53";
@@ -8,12 +8,12 @@ const GATEWAY: &str = "192.168.5.2";
 
 fn add(world: &mut World, text: &str) -> Result<ForwardId, String> {
     let parsed = parse_forward(text, "192.168.5.15".parse().unwrap()).unwrap();
-    world.door(|engine, io| engine.add_forward(parsed[0].clone(), io))
+    world.io(|engine, io| engine.add_forward(parsed[0].clone(), io))
 }
 
 /// A world with one forward, whose guest has been heard of.
 fn with(text: &str) -> (World, SockId) {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     add(&mut world, text).unwrap();
     let sock = world.host.sockets()[0];
     world.udp("192.168.5.15:9", "203.0.113.9:9", b"here I am");
@@ -68,7 +68,7 @@ fn a_long_backlog_is_worked_off_in_turns() {
     // An event that comes meanwhile changes nothing.
     world.ready(sock);
     assert_eq!(world.host.accepts, BUDGET);
-    world.pass(1);
+    world.pass(MS);
     assert_eq!(segments(&mut world).len(), 150);
     assert_eq!(world.host.accepts, 151);
 }
@@ -81,16 +81,16 @@ fn without_descriptors_it_asks_again_after_a_while() {
     world.ready(sock);
     world.ready(sock);
     assert_eq!(world.host.accepts, 1);
-    world.pass(170);
+    world.pass(170 * MS);
     assert_eq!(world.host.accepts, 4);
     world.host.refuse = None;
-    world.pass(50);
+    world.pass(50 * MS);
     assert_eq!(segments(&mut world).len(), 1);
 }
 
 #[test]
 fn what_cannot_be_forwarded_is_refused_with_words() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     let id = add(&mut world, "8080=80").unwrap();
     add(&mut world, "8080=80/udp").unwrap();
     world.host.occupied.insert(ListenAddr::Tcp("127.0.0.1:81".parse().unwrap()));
@@ -113,11 +113,11 @@ fn what_cannot_be_forwarded_is_refused_with_words() {
         assert_eq!(add(&mut world, text), Err(words.into()));
     }
     assert_eq!(world.host.open.len(), 2);
-    assert!(world.door(|engine, io| engine.remove_forward(id, io)));
-    assert!(!world.door(|engine, io| engine.remove_forward(id, io)));
+    assert!(world.io(|engine, io| engine.remove_forward(id, io)));
+    assert!(!world.io(|engine, io| engine.remove_forward(id, io)));
     assert!(add(&mut world, "8080=81").is_ok_and(|new| new > id));
     assert_eq!(world.engine.forwards().count(), 2);
-    world.door(|engine, io| engine.shutdown(io));
+    world.io(|engine, io| engine.shutdown(io));
     assert!(world.host.open.is_empty());
     assert_eq!(world.engine.forwards().count(), 0);
 }
@@ -176,14 +176,14 @@ fn clients_are_forgotten_and_limited() {
         |world: &World| world.engine.flows().iter().filter(|f| f.remote.is_some()).count();
     assert!(clients(&world) <= 4097, "{}", clients(&world));
     assert!(ports.len() > 4096);
-    world.pass(61_000);
+    world.pass(61_000 * MS);
     assert_eq!(clients(&world), 0);
     assert_eq!(world.host.sockets(), [sock]);
 }
 
 #[test]
 fn a_guest_not_heard_of_yet_is_asked_for() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     add(&mut world, "5353=53/udp").unwrap();
     let sock = world.host.sockets()[0];
     for n in 0..6 {
@@ -201,12 +201,12 @@ fn a_guest_not_heard_of_yet_is_asked_for() {
 
 #[test]
 fn a_guest_that_does_not_answer_costs_what_was_kept() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     add(&mut world, "5353=53/udp").unwrap();
     let sock = world.host.sockets()[0];
     world.host.deliver(sock, "127.0.0.1:4000", b"x");
     world.ready(sock);
-    world.pass(1_100);
+    world.pass(1_100 * MS);
     assert_eq!(world.engine.stats().dropped(Drop::NoFlow), 1);
     world.udp("192.168.5.15:9", "203.0.113.9:9", b"here I am");
     assert!(world.got_udp().is_empty());
@@ -218,7 +218,7 @@ fn a_removed_udp_forward_leaves_nothing() {
     world.host.deliver(sock, "127.0.0.1:4000", b"x");
     world.ready(sock);
     let (id, _) = world.engine.forwards().next().unwrap();
-    world.door(|engine, io| engine.remove_forward(id, io));
+    world.io(|engine, io| engine.remove_forward(id, io));
     assert!(!world.host.open.contains_key(&sock));
     world.udp(GUEST, "192.168.5.2:4000", b"y");
     assert_eq!(world.host.sent[0].1, "127.0.0.1:4000".parse().unwrap(), "an ordinary flow");

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use smoltcp::wire::IpProtocol;
 
-use crate::gateway::testing::*;
 use crate::io::PortId;
 use crate::net::IpHeader;
 use crate::stats::Drop;
+use crate::testing::*;
 
 /// One fragment of a guest's packet: payload bytes `range` of `message`.
 fn fragment(v6: bool, id: u32, message: &[u8], range: std::ops::Range<usize>) -> Vec<u8> {
@@ -105,7 +105,7 @@ fn shuffle<T>(list: &mut [T], seed: u64) {
 fn a_large_packet_goes_in_and_comes_back_in_fragments() {
     for v6 in [false, true] {
         let mut world = World::new();
-        let port = world.port();
+        let port = world.attach();
         for len in [1473, 4000, 65_000] {
             let message = request(1, v6, len);
             world.send_all(port, &cut(v6, 7, &message, 1480));
@@ -120,7 +120,7 @@ fn a_large_packet_goes_in_and_comes_back_in_fragments() {
 fn order_and_repetition_do_not_matter() {
     for v6 in [false, true] {
         let mut world = World::new();
-        let port = world.port();
+        let port = world.attach();
         for seed in 0..200 {
             let message = request(1, v6, 2000 + seed as usize * 17);
             let size = 8 * (5 + seed as usize % 90);
@@ -142,7 +142,7 @@ fn order_and_repetition_do_not_matter() {
 fn a_hole_is_waited_for_and_given_up() {
     for (v6, timeout) in [(false, 30), (true, 60)] {
         let mut world = World::new();
-        let port = world.port();
+        let port = world.attach();
         let message = request(1, v6, 4000);
         let mut fragments = cut(v6, 9, &message, 1480);
         let missing = fragments.remove(1);
@@ -168,7 +168,7 @@ fn overlap_spoils_the_packet_for_good() {
             [(8, 24), (0, 1488), (1472, 1496), (2952, 3008), (1480, 1488)];
         for (start, end) in overlaps {
             let mut world = World::new();
-            let port = world.port();
+            let port = world.attach();
             let mut bad = message.clone();
             bad[1480] ^= 1;
             bad[8] ^= 1;
@@ -197,7 +197,7 @@ fn ends_that_contradict_each_other_spoil_the_packet() {
             [first, (32, false, 8), (32, true, 8)],
         ] {
             let mut world = World::new();
-            let port = world.port();
+            let port = world.attach();
             for (offset, more, len) in pieces {
                 world.send(port, &piece(1, v6, 3, offset, more, &vec![0; len]));
             }
@@ -210,7 +210,7 @@ fn ends_that_contradict_each_other_spoil_the_packet() {
 fn fragments_that_belong_nowhere_are_dropped_at_once() {
     for v6 in [false, true] {
         let mut world = World::new();
-        let port = world.port();
+        let port = world.attach();
         for (offset, more, len) in
             [(0, true, 0), (8, false, 0), (0, true, 12), (1480, true, 1), (65_528, false, 9)]
         {
@@ -228,7 +228,7 @@ fn fragments_that_belong_nowhere_are_dropped_at_once() {
 fn the_whole_is_verified() {
     for v6 in [false, true] {
         let mut world = World::new();
-        let port = world.port();
+        let port = world.attach();
         let mut message = request(1, v6, 3000);
         message[2000] ^= 0x40;
         world.send_all(port, &cut(v6, 7, &message, 1480));
@@ -240,7 +240,7 @@ fn the_whole_is_verified() {
 #[test]
 fn packets_of_different_guests_and_protocols_do_not_mix() {
     let mut world = World::new();
-    let (port, other) = (world.port(), world.port());
+    let (port, other) = (world.attach(), world.attach());
     let message = request(1, false, 2000);
     let fragments = cut(false, 7, &message, 1480);
     world.send(port, &fragments[0]);
@@ -259,7 +259,7 @@ fn packets_of_different_guests_and_protocols_do_not_mix() {
 fn options_before_the_payload_are_kept() {
     // IPv4 with four bytes of options in each fragment.
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let message = request(1, false, 2000);
     let frames: Vec<_> = cut(false, 7, &message, 1480)
         .into_iter()
@@ -298,7 +298,7 @@ fn options_before_the_payload_are_kept() {
 #[test]
 fn a_fragment_inside_a_fragmented_packet_is_dropped() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let inner = [&[58, 0, 0, 1, 0, 0, 0, 9][..], &[0; 2000]].concat();
     for mut frame in cut(true, 7, &inner, 1480) {
         frame[54] = 44;
@@ -312,7 +312,7 @@ fn a_fragment_inside_a_fragmented_packet_is_dropped() {
 fn a_flood_costs_bounded_memory_and_leaves_others_alone() {
     for v6 in [false, true] {
         let mut world = World::new();
-        let ports: Vec<PortId> = (0..8).map(|_| world.port()).collect();
+        let ports: Vec<PortId> = (0..8).map(|_| world.attach()).collect();
         let message = request(1, v6, 4000);
         let mut fragments = cut(v6, 7, &message, 1480);
         let last = fragments.pop().unwrap();
@@ -336,7 +336,7 @@ fn a_flood_costs_bounded_memory_and_leaves_others_alone() {
 #[test]
 fn more_holes_than_any_honest_packet_has_spoil_it() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     for i in 0..200 {
         world.send(port, &piece(1, false, 7, i * 16, true, &[0; 8]));
     }
@@ -347,7 +347,7 @@ fn more_holes_than_any_honest_packet_has_spoil_it() {
 #[test]
 fn what_may_not_be_cut_is_not_sent() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     announce(&mut world, port, 1, guest(15));
     world.sent(port);
     let mut header = IpHeader::new(GATEWAY.into(), guest(15).into(), IpProtocol::Udp);
@@ -368,7 +368,7 @@ fn what_may_not_be_cut_is_not_sent() {
     assert!(!send(&mut world, &header, &[0; 65_508]));
     assert_eq!(world.dropped(Drop::TooBig), 2);
     // A link that is full in the middle.
-    world.links.room = Some(1);
+    world.links.room = 1;
     assert!(!send(&mut world, &header, &[0; 4000]));
     assert_eq!(world.dropped(Drop::LinkFull), 1);
 }
@@ -388,7 +388,7 @@ fn the_link_s_own_mtu_counts_too() {
 #[test]
 fn an_ipv6_source_sees_its_own_packets_cut_as_it_would() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let to: Ipv6Addr = config().ipv6.nth(21);
     announce(&mut world, port, 1, guest(21));
     world.sent(port);

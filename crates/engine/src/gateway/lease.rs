@@ -319,7 +319,7 @@ mod tests {
     #![allow(clippy::cast_possible_truncation)]
     use super::*;
     use crate::config::Ipv4Net;
-    use crate::gateway::testing::config;
+    use crate::testing::config;
 
     fn mac(n: u32) -> Mac {
         let [a, b, c, d] = n.to_be_bytes();

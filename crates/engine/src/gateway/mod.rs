@@ -13,8 +13,6 @@ mod nd;
 mod ra;
 mod saved;
 #[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
 mod tests;
 mod udp;
 

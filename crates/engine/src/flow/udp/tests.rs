@@ -2,7 +2,7 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::io::DatagramOptions;
-use crate::testing::{SimError, World, parse_ip, udp_frame};
+use crate::testing::{MS, Parsed, SimError, World, be16, parse_ip, udp_frame};
 
 const GUEST: &str = "192.168.5.15:4000";
 const GUEST6: &str = "[fd76:6d6c:c0a8:500::15]:4000";
@@ -11,7 +11,7 @@ const OUTSIDE: &str = "203.0.113.9:9000";
 
 #[test]
 fn a_question_and_its_answer() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     world.udp(GUEST, OUTSIDE, b"ping");
     let sock = world.host.sockets()[0];
     let options = DatagramOptions { ttl: 63, tos: 0, dont_fragment: false };
@@ -24,7 +24,7 @@ fn a_question_and_its_answer() {
 
 #[test]
 fn one_socket_for_all_destinations_of_an_endpoint() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     world.udp(GUEST, OUTSIDE, b"a");
     world.udp(GUEST, "198.51.100.1:53", b"b");
     assert_eq!(world.host.open.len(), 1);
@@ -34,7 +34,7 @@ fn one_socket_for_all_destinations_of_an_endpoint() {
 
 #[test]
 fn strangers_are_not_heard() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     world.udp(GUEST, OUTSIDE, b"a");
     let sock = world.host.sockets()[0];
     for stranger in ["203.0.113.9:9001", "203.0.113.8:9000", "127.0.0.1:9000"] {
@@ -47,7 +47,7 @@ fn strangers_are_not_heard() {
 
 #[test]
 fn the_host_alias_leads_to_loopback_and_back() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     world.udp(GUEST, "192.168.5.2:7000", b"a");
     let sock = world.host.sockets()[0];
     assert_eq!(world.host.sent[0].1, "127.0.0.1:7000".parse().unwrap());
@@ -59,7 +59,7 @@ fn the_host_alias_leads_to_loopback_and_back() {
 
 #[test]
 fn ipv6_works_the_same() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     let outside = "[2001:db8::9]:9000";
     world.udp(GUEST6, outside, b"a");
     world.udp(GUEST6, HOST6, b"b");
@@ -78,7 +78,7 @@ fn ipv6_works_the_same() {
 
 #[test]
 fn what_refuses_at_v6_loopback_is_asked_over_v4() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     world.udp(GUEST6, HOST6, b"hello");
     let first = world.host.sockets()[0];
     let to = "[::1]:7000".parse().unwrap();
@@ -98,7 +98,7 @@ fn what_refuses_at_v6_loopback_is_asked_over_v4() {
 
 #[test]
 fn a_batch_for_one_place_is_one_call() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     let to = |dst: &str, n: u8| udp_frame(GUEST, dst, &[n; 3]);
     let other = "198.51.100.1:53";
     world.frames(&[to(OUTSIDE, 1), to(OUTSIDE, 2), to(OUTSIDE, 3), to(other, 4), to(OUTSIDE, 5)]);
@@ -114,7 +114,7 @@ fn a_batch_for_one_place_is_one_call() {
 
 #[test]
 fn what_the_host_does_not_take_is_counted() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     world.host.takes = Some(1);
     let frames = vec![udp_frame(GUEST, OUTSIDE, b"x"); 4];
     world.frames(&frames);
@@ -123,7 +123,7 @@ fn what_the_host_does_not_take_is_counted() {
 
 #[test]
 fn a_batch_of_replies_is_one_call_and_the_rest_comes_in_turns() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     world.udp(GUEST, OUTSIDE, b"a");
     let sock = world.host.sockets()[0];
     for n in 0..100u8 {
@@ -132,7 +132,7 @@ fn a_batch_of_replies_is_one_call_and_the_rest_comes_in_turns() {
     world.ready(sock);
     assert_eq!((world.links.sent.len(), world.links.calls), (BUDGET, 2));
     assert_eq!(world.engine.next_timeout(), Some(Instant::ZERO), "more is to be done at once");
-    world.door(|engine, io| engine.handle_timeout(io));
+    world.io(|engine, io| engine.handle_timeout(io));
     let payloads: Vec<u8> = world.got_udp().iter().map(|d| d.2[0]).collect();
     assert_eq!(payloads, (0..100).collect::<Vec<u8>>());
     assert!(world.engine.next_timeout().is_some_and(|at| at > world.now));
@@ -140,7 +140,7 @@ fn a_batch_of_replies_is_one_call_and_the_rest_comes_in_turns() {
 
 #[test]
 fn a_full_link_leaves_the_rest_in_the_socket() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     world.udp(GUEST, OUTSIDE, b"a");
     let sock = world.host.sockets()[0];
     for n in 0..200u8 {
@@ -150,18 +150,18 @@ fn a_full_link_leaves_the_rest_in_the_socket() {
     world.ready(sock);
     assert_eq!(world.engine.stats().dropped(Drop::LinkFull), 54);
     world.ready(sock);
-    world.pass(10);
+    world.pass(10 * MS);
     assert_eq!(world.host.inbox[&sock].len(), 136, "nothing is read for a full link");
     world.links.room = usize::MAX;
     let port = world.port;
-    world.door(|engine, io| engine.handle_port_writable(port, io));
-    world.pass(1);
+    world.io(|engine, io| engine.handle_port_writable(port, io));
+    world.pass(MS);
     assert_eq!(world.got_udp().len(), 146);
 }
 
 #[test]
 fn idle_flows_end_and_streams_live_longer() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     world.udp(GUEST, OUTSIDE, b"a");
     world.udp("192.168.5.15:4001", OUTSIDE, b"a");
     let stream = world.host.sockets()[1];
@@ -170,23 +170,23 @@ fn idle_flows_end_and_streams_live_longer() {
         world.host.deliver(stream, OUTSIDE, b"b");
         world.ready(stream);
     }
-    world.pass(29_000);
+    world.pass(29_000 * MS);
     assert_eq!(world.host.open.len(), 2);
-    world.pass(2_000);
+    world.pass(2_000 * MS);
     assert_eq!(world.host.sockets(), [stream]);
-    world.pass(148_000);
+    world.pass(148_000 * MS);
     assert_eq!(world.host.open.len(), 1);
-    world.pass(2_000);
+    world.pass(2_000 * MS);
     assert!(world.host.open.is_empty());
     assert!(world.engine.next_timeout().is_none() || world.engine.flows().is_empty());
 }
 
 #[test]
 fn a_guest_has_its_limit_and_the_idle_make_room() {
-    let mut world = World::with(|config| config.max_flows = 20);
+    let mut world = World::with_guest_and(|config| config.max_flows = 20);
     for n in 0..200u16 {
         world.udp(&format!("192.168.5.15:{}", 5000 + n), OUTSIDE, b"a");
-        world.pass(1);
+        world.pass(MS);
     }
     assert_eq!(world.host.open.len(), 20);
     assert_eq!(world.host.sent.len(), 200);
@@ -197,7 +197,7 @@ fn a_guest_has_its_limit_and_the_idle_make_room() {
 
 #[test]
 fn no_descriptor_left_is_counted_and_old_flows_live() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     world.udp(GUEST, OUTSIDE, b"a");
     world.host.refuse = Some(Failure::Exhausted);
     world.udp("192.168.5.15:4001", OUTSIDE, b"a");
@@ -208,7 +208,7 @@ fn no_descriptor_left_is_counted_and_old_flows_live() {
 
 #[test]
 fn checksums_and_lengths_are_looked_at() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     let good = udp_frame(GUEST, OUTSIDE, b"data");
     let good6 = udp_frame(GUEST6, HOST6, b"data");
     let change = |frame: &[u8], at: usize, value: [u8; 2]| {
@@ -229,7 +229,7 @@ fn checksums_and_lengths_are_looked_at() {
 
 #[test]
 fn forbidden_places_get_no_socket() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     for dst in ["169.254.169.254:80", "127.0.0.1:53", "192.168.5.77:1"] {
         world.udp(GUEST, dst, b"a");
     }
@@ -240,11 +240,11 @@ fn forbidden_places_get_no_socket() {
 
 #[test]
 fn a_guest_that_moves_takes_its_flows_along() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     world.udp(GUEST, OUTSIDE, b"a");
     let sock = world.host.sockets()[0];
     let old = world.port;
-    world.door(|engine, io| engine.remove_port(old, io));
+    world.io(|engine, io| engine.remove_port(old, io));
     world.engine.add_port(crate::PortCaps { mtu: 1500, ..Default::default() }).unwrap();
     world.port =
         world.engine.add_port(crate::PortCaps { mtu: 1500, ..Default::default() }).unwrap();
@@ -257,11 +257,11 @@ fn a_guest_that_moves_takes_its_flows_along() {
 
 #[test]
 fn shutdown_closes_everything() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     for n in 0..50 {
         world.udp(&format!("192.168.5.15:{}", 5000 + n), OUTSIDE, b"a");
     }
-    world.door(|engine, io| engine.shutdown(io));
+    world.io(|engine, io| engine.shutdown(io));
     assert!(world.host.open.is_empty());
     assert!(world.engine.flows().is_empty());
 }
@@ -269,7 +269,7 @@ fn shutdown_closes_everything() {
 /// What the guest is told when the host's error queue says `error` about its datagram to `dst`:
 /// source, type, code and MTU of the ICMP message, and the destination that it quotes.
 fn told(guest: &str, dst: &str, error: SimError) -> (String, u8, u8, u16, String) {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     world.udp(guest, dst, b"hello");
     let sock = world.host.sockets()[0];
     world.host.errors.entry(sock).or_default().push_back(error);
@@ -278,12 +278,10 @@ fn told(guest: &str, dst: &str, error: SimError) -> (String, u8, u8, u16, String
     let (src, to, protocol, icmp) = parse_ip(&world.links.sent[0].1).unwrap();
     assert_eq!(SocketAddr::new(to, 4000), guest.parse().unwrap());
     assert!(protocol == 1 || protocol == 58);
-    let mut quoted = vec![0; 12];
-    quoted.extend_from_slice(if to.is_ipv6() { &[0x86, 0xdd] } else { &[0x08, 0x00] });
-    quoted.extend_from_slice(&icmp[8..]);
-    let (from, asked, inner, udp) = parse_ip(&quoted).unwrap();
-    assert_eq!((from, inner, &udp[..2]), (to, 17, &4000u16.to_be_bytes()[..]));
-    let asked = SocketAddr::new(asked, u16::from_be_bytes([udp[2], udp[3]]));
+    let quoted = Parsed::of(&icmp[8..]);
+    let udp = quoted.payload;
+    assert_eq!((quoted.src, quoted.protocol, be16(&udp, 0)), (to, 17, 4000));
+    let asked = SocketAddr::new(quoted.dst, be16(&udp, 2));
     let mtu = u16::from_be_bytes([icmp[6], icmp[7]]);
     (src.to_string(), icmp[0], icmp[1], mtu, asked.to_string())
 }
@@ -334,7 +332,7 @@ fn errors_reach_the_guest_with_the_addresses_it_knows() {
 
 #[test]
 fn nobody_at_either_loopback_is_told_once_from_the_alias() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     world.udp(GUEST6, HOST6, b"hello");
     let refused = |to: &str, kind, code| SimError {
         kind,
@@ -359,7 +357,7 @@ fn nobody_at_either_loopback_is_told_once_from_the_alias() {
 
 #[test]
 fn the_next_datagram_goes_the_way_of_the_last() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     let sent =
         |world: &World| world.host.sent.iter().map(|s| (s.1, s.3.concat())).collect::<Vec<_>>();
     for (guest, dst) in [(GUEST, OUTSIDE), (GUEST6, "[2001:db8::9]:9000")] {
@@ -383,7 +381,7 @@ fn the_next_datagram_goes_the_way_of_the_last() {
 
 #[test]
 fn a_datagram_like_the_last_is_still_looked_at() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     let good = udp_frame(GUEST, OUTSIDE, b"data");
     world.frames(std::slice::from_ref(&good));
     let change = |at: usize, value: u8| {
@@ -404,7 +402,8 @@ fn a_datagram_like_the_last_is_still_looked_at() {
 
 #[test]
 fn what_has_changed_counts_for_the_next_datagram() {
-    let mut world = World::with(|config| config.host_loopback = crate::config::HostLoopback::None);
+    let mut world =
+        World::with_guest_and(|config| config.host_loopback = crate::config::HostLoopback::None);
     world.udp(GUEST, OUTSIDE, b"a");
     world.engine.set_host_addresses(vec!["203.0.113.9".parse().unwrap()]);
     world.udp(GUEST, OUTSIDE, b"b");
@@ -414,7 +413,7 @@ fn what_has_changed_counts_for_the_next_datagram() {
     world.udp(GUEST, OUTSIDE, b"c");
     assert_eq!(world.host.sent.len(), 2);
     let port = world.port;
-    world.door(|engine, io| engine.remove_port(port, io));
+    world.io(|engine, io| engine.remove_port(port, io));
     world.port = world.engine.add_port(crate::PortCaps::default()).unwrap();
     world.udp(GUEST, OUTSIDE, b"d");
     assert!(
@@ -424,10 +423,10 @@ fn what_has_changed_counts_for_the_next_datagram() {
 
 #[test]
 fn a_steady_sender_stays_known() {
-    let mut world = World::new();
+    let mut world = World::with_guest();
     for _ in 0..400 {
         world.udp(GUEST, OUTSIDE, b"a");
-        world.pass(100);
+        world.pass(100 * MS);
     }
     assert_eq!(world.host.open.len(), 1);
     assert_eq!(world.host.closed.len(), 0);

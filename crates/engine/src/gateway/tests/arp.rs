@@ -1,8 +1,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::gateway::solicit;
-use crate::gateway::testing::*;
 use crate::stats::Drop;
+use crate::testing::*;
 
 const NOBODY: vmlan_wire::Mac = vmlan_wire::Mac([0; 6]);
 
@@ -13,7 +13,7 @@ fn request(n: u8, sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
 #[test]
 fn own_addresses_are_answered_to_the_asker_alone() {
     let mut world = World::new();
-    let (port, other) = (world.port(), world.port());
+    let (port, other) = (world.attach(), world.attach());
     for own in [GATEWAY, DNS] {
         world.send(port, &request(1, guest(15), own));
         let expected = arp(2, mac(1), (GATEWAY_MAC, own), (mac(1), guest(15)));
@@ -27,7 +27,7 @@ fn own_addresses_are_answered_to_the_asker_alone() {
 #[test]
 fn a_probe_for_an_own_address_is_answered_and_teaches_nothing() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     world.send(port, &request(1, Ipv4Addr::UNSPECIFIED, GATEWAY));
     let answer = arp(2, mac(1), (GATEWAY_MAC, GATEWAY), (mac(1), Ipv4Addr::UNSPECIFIED));
     assert_eq!(world.one(port), answer);
@@ -37,7 +37,7 @@ fn a_probe_for_an_own_address_is_answered_and_teaches_nothing() {
 #[test]
 fn senders_are_learned_and_nobody_takes_an_address_that_is_taken() {
     let mut world = World::new();
-    let (port, thief) = (world.port(), world.port());
+    let (port, thief) = (world.attach(), world.attach());
     announce(&mut world, port, 1, guest(15));
     world.sent(thief);
     let known = world.engine.net.neighbors.get(guest(15).into()).unwrap();
@@ -54,7 +54,7 @@ fn senders_are_learned_and_nobody_takes_an_address_that_is_taken() {
 #[test]
 fn what_is_not_arp_for_ethernet_and_ipv4_is_dropped() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let good = request(1, guest(15), GATEWAY);
     for cut in 14..42 {
         assert!(world.ask(port, &good[..cut]).is_empty());
@@ -77,7 +77,7 @@ fn what_is_not_arp_for_ethernet_and_ipv4_is_dropped() {
 #[test]
 fn a_silent_guest_is_asked_for_and_its_answer_is_learned() {
     let mut world = World::new();
-    let (port, other) = (world.port(), world.port());
+    let (port, other) = (world.attach(), world.attach());
     world.io(|engine, io| solicit(&mut engine.net, io, IpAddr::V4(guest(20))));
     let asked = arp(1, BROADCAST, (GATEWAY_MAC, GATEWAY), (NOBODY, guest(20)));
     assert_eq!(world.one(port), asked);
@@ -89,7 +89,7 @@ fn a_silent_guest_is_asked_for_and_its_answer_is_learned() {
 #[test]
 fn guests_cannot_tell_each_other_that_they_are_the_gateway() {
     let mut world = World::new();
-    let (port, thief) = (world.port(), world.port());
+    let (port, thief) = (world.attach(), world.attach());
     announce(&mut world, port, 1, guest(15));
     announce(&mut world, thief, 2, guest(16));
     world.sent(port);

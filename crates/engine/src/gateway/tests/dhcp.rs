@@ -4,9 +4,9 @@ use std::time::Duration;
 use vmlan_wire::Mac;
 
 use crate::gateway::SavedLease;
-use crate::gateway::testing::*;
 use crate::io::PortId;
 use crate::stats::Drop;
+use crate::testing::*;
 
 const NONE: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 const DISCOVER: u8 = 1;
@@ -152,7 +152,7 @@ fn the_first_guest_gets_15_at_once_with_all_that_it_needs() {
     let mut config = config();
     config.search = vec!["corp.example".to_owned()];
     let mut world = World::with(config);
-    let port = world.port();
+    let port = world.attach();
     let offer = ask(&mut world, port, &message(1, DISCOVER).with(61, &[1, 2, 3]));
     assert_eq!((offer.kind(), offer.yiaddr()), (OFFER, guest(15)));
     assert_eq!((offer.dst_mac, offer.dst), (mac(1), guest(15)));
@@ -186,7 +186,7 @@ fn the_first_guest_gets_15_at_once_with_all_that_it_needs() {
 #[test]
 fn broadcast_is_answered_by_broadcast_to_the_client_alone() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let mut discover = message(1, DISCOVER);
     discover.flags = 0x8000;
     let offer = ask(&mut world, port, &discover);
@@ -199,7 +199,7 @@ fn broadcast_is_answered_by_broadcast_to_the_client_alone() {
 #[test]
 fn a_guest_comes_back_to_its_address_and_may_ask_for_one() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     assert_eq!(join(&mut world, port, 1), guest(15));
     assert_eq!(join(&mut world, port, 2), guest(16));
     assert_eq!(join(&mut world, port, 1), guest(15));
@@ -217,7 +217,7 @@ fn a_guest_comes_back_to_its_address_and_may_ask_for_one() {
 #[test]
 fn renewal_goes_on_and_expiry_frees() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     join(&mut world, port, 1);
     for _ in 0..3 {
         world.pass(Duration::from_secs(43_200));
@@ -235,7 +235,7 @@ fn renewal_goes_on_and_expiry_frees() {
 #[test]
 fn a_release_frees_and_only_the_owner_s_does() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     join(&mut world, port, 1);
     join(&mut world, port, 2);
     let mut forged = message(2, RELEASE).client(guest(15)).server(GATEWAY);
@@ -253,7 +253,7 @@ fn a_release_frees_and_only_the_owner_s_does() {
 #[test]
 fn what_is_not_ours_to_give_gets_a_nak() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     join(&mut world, port, 1);
     join(&mut world, port, 2);
     let cases = [
@@ -279,7 +279,7 @@ fn what_is_not_ours_to_give_gets_a_nak() {
 #[test]
 fn a_lease_that_a_restart_forgot_is_confirmed_if_it_is_free() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let reboot = ask(&mut world, port, &message(1, REQUEST).wants(guest(33)));
     assert_eq!((reboot.kind(), reboot.yiaddr()), (ACK, guest(33)));
     let renewal = ask(&mut world, port, &message(2, REQUEST).client(guest(34)));
@@ -292,7 +292,7 @@ fn a_lease_that_a_restart_forgot_is_confirmed_if_it_is_free() {
 #[test]
 fn an_offer_that_is_not_taken_is_free_again() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     assert_eq!(ask(&mut world, port, &message(1, DISCOVER)).yiaddr(), guest(15));
     assert_eq!(ask(&mut world, port, &message(1, DISCOVER)).yiaddr(), guest(15));
     assert_eq!(ask(&mut world, port, &message(2, DISCOVER)).yiaddr(), guest(16));
@@ -307,7 +307,7 @@ fn an_offer_that_is_not_taken_is_free_again() {
 #[test]
 fn a_declined_address_rests() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     join(&mut world, port, 1);
     silent(&mut world, port, &message(2, DECLINE).server(GATEWAY).wants(guest(15)));
     assert_eq!(neighbor(&world, guest(15)), Some((mac(1), true)));
@@ -322,7 +322,7 @@ fn a_declined_address_rests() {
 #[test]
 fn information_without_an_address() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let ack = ask(&mut world, port, &message(1, INFORM).client(guest(9)));
     assert_eq!((ack.kind(), ack.yiaddr(), ack.dst), (ACK, NONE, guest(9)));
     assert_eq!(ack.option(51), None);
@@ -333,7 +333,7 @@ fn information_without_an_address() {
 #[test]
 fn with_others_present_an_address_is_asked_for_before_it_is_offered() {
     let mut world = World::new();
-    let (port, other) = (world.port(), world.port());
+    let (port, other) = (world.attach(), world.attach());
     world.send(port, &message(1, DISCOVER).frame());
     let probe = arp(1, BROADCAST, (GATEWAY_MAC, NONE), (Mac([0; 6]), guest(15)));
     assert_eq!(world.one(port), probe);
@@ -359,7 +359,7 @@ fn with_others_present_an_address_is_asked_for_before_it_is_offered() {
 #[test]
 fn a_guest_that_goes_while_its_address_is_asked_for_is_forgotten() {
     let mut world = World::new();
-    let (port, other) = (world.port(), world.port());
+    let (port, other) = (world.attach(), world.attach());
     world.send(port, &message(1, DISCOVER).frame());
     world.io(|engine, io| engine.remove_port(port, io));
     world.sent(other);
@@ -372,7 +372,7 @@ fn reservations_are_kept() {
     let mut config = config();
     config.reservations = vec![(mac(5), guest(15)), (mac(6), guest(9))];
     let mut world = World::with(config);
-    let (port, other) = (world.port(), world.port());
+    let (port, other) = (world.attach(), world.attach());
     assert_eq!(join(&mut world, port, 1), guest(16));
     // Even from one who uses it without asking.
     announce(&mut world, other, 9, guest(15));
@@ -385,7 +385,7 @@ fn reservations_are_kept() {
 #[test]
 fn malformed_and_forged_messages_are_dropped() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let good = message(1, DISCOVER).bytes();
     let send = |world: &mut World, bytes: &[u8]| {
         let sent = world.ask(port, &frame(mac(1), BROADCAST, NONE, Ipv4Addr::BROADCAST, bytes));
@@ -428,7 +428,7 @@ fn long_search_lists_are_left_out_where_the_client_has_no_room() {
     let mut config = config();
     config.search = ('a'..='i').map(|c| c.to_string().repeat(50)).collect();
     let mut world = World::with(config);
-    let port = world.port();
+    let port = world.attach();
     assert_eq!(ask(&mut world, port, &message(1, DISCOVER)).option(119), None);
     let roomy = message(1, DISCOVER).with(57, &1400u16.to_be_bytes());
     let offer = ask(&mut world, port, &roomy);
@@ -439,7 +439,7 @@ fn long_search_lists_are_left_out_where_the_client_has_no_room() {
 #[test]
 fn a_flood_takes_half_the_pool_and_leaves_others_the_rest() {
     let mut world = World::new();
-    let (bad, good) = (world.port(), world.port());
+    let (bad, good) = (world.attach(), world.attach());
     for n in 0..=255u8 {
         for offset in 0..2u8 {
             let mut flood = message(n, DISCOVER);
@@ -461,7 +461,7 @@ fn an_exhausted_pool_is_silence_and_a_departure_ends_it() {
     let mut config = config();
     config.first_guest = guest(251);
     let mut world = World::with(config);
-    let ports: Vec<PortId> = (0..5).map(|_| world.port()).collect();
+    let ports: Vec<PortId> = (0..5).map(|_| world.attach()).collect();
     for (n, port) in ports.iter().enumerate().take(4) {
         assert_eq!(join(&mut world, *port, n as u8), guest(251 + n as u8));
     }
@@ -477,7 +477,7 @@ fn an_exhausted_pool_is_silence_and_a_departure_ends_it() {
 #[test]
 fn leases_outlive_the_daemon() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let before = world.engine.lease_changes();
     for n in 1..=3 {
         join(&mut world, port, n);
@@ -491,7 +491,7 @@ fn leases_outlive_the_daemon() {
     assert_eq!(list, [(guest(16).into(), mac(2)), (guest(17).into(), mac(3))]);
 
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let now = world.now;
     for lease in saved {
         assert!(world.engine.restore_lease(lease, now), "{lease:?}");

@@ -3,9 +3,9 @@ use std::time::Duration;
 
 use vmlan_wire::Mac;
 
-use crate::gateway::testing::*;
 use crate::io::PortId;
 use crate::stats::Drop;
+use crate::testing::*;
 
 const SOLICIT: u8 = 1;
 const ADVERTISE: u8 = 2;
@@ -127,7 +127,7 @@ fn four_messages_and_an_address() {
     let mut config = config();
     config.search = vec!["corp.example".to_owned(), "x.corp.example".to_owned()];
     let mut world = World::with(config);
-    let port = world.port();
+    let port = world.attach();
     let advertise = ask(&mut world, port, 1, SOLICIT, &[client_id(1), ia(77, None)]);
     assert_eq!(advertise.kind, ADVERTISE);
     assert_eq!(advertise.option(1), Some(&[0, 4, 9, 9, 1][..]));
@@ -153,7 +153,7 @@ fn four_messages_and_an_address() {
 #[test]
 fn rapid_commit_needs_two() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let solicit = [client_id(1), option(14, &[]), ia(1, None)];
     let reply = ask(&mut world, port, 1, SOLICIT, &solicit);
     assert_eq!((reply.kind, reply.option(14)), (REPLY, Some(&[][..])));
@@ -164,7 +164,7 @@ fn rapid_commit_needs_two() {
 #[test]
 fn the_number_is_the_one_of_the_ipv4_address_where_there_is_one() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     assert_eq!(join(&mut world, port, 1), address(15));
     // The second guest has 192.168.5.40.
     let mut dhcp = [&[1, 1, 6, 0, 1, 2, 3, 4][..], &[0; 20], &mac(2).0].concat();
@@ -190,7 +190,7 @@ fn the_number_is_the_one_of_the_ipv4_address_where_there_is_one() {
 #[test]
 fn renewal_rebinding_and_expiry() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     join(&mut world, port, 1);
     join(&mut world, port, 2);
     for _ in 0..3 {
@@ -214,7 +214,7 @@ fn renewal_rebinding_and_expiry() {
 #[test]
 fn confirmation_says_whether_this_is_the_link() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let confirm = |world: &mut World, ip| {
         ask(world, port, 1, CONFIRM, &[client_id(1), ia(1, Some(ip))]).status()
     };
@@ -226,7 +226,7 @@ fn confirmation_says_whether_this_is_the_link() {
 #[test]
 fn release_and_decline() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     join(&mut world, port, 1);
     let back = |world: &mut World, n, kind, ip| {
         ask(world, port, n, kind, &[client_id(n), server_id(), ia(1, Some(ip))])
@@ -249,7 +249,7 @@ fn release_and_decline() {
 #[test]
 fn information_without_an_address() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     for options in [vec![], vec![client_id(1)], vec![client_id(1), server_id()]] {
         let reply = ask(&mut world, port, 1, INFORMATION, &options);
         assert_eq!(reply.kind, REPLY);
@@ -261,7 +261,7 @@ fn information_without_an_address() {
 #[test]
 fn one_address_for_each_guest() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let mut solicit = vec![client_id(1)];
     solicit.extend((0..20).map(|id| ia(id, None)));
     let advertise = ask(&mut world, port, 1, SOLICIT, &solicit);
@@ -275,7 +275,7 @@ fn one_address_for_each_guest() {
 #[test]
 fn messages_without_what_they_need_are_dropped() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let other = option(2, &[0, 3, 0, 1, 1, 2, 3, 4, 5, 6]);
     let (c, s, i) = (client_id(1), server_id(), ia(1, Some(address(15))));
     let cases: Vec<(u8, Vec<Vec<u8>>)> = vec![
@@ -316,7 +316,7 @@ fn messages_without_what_they_need_are_dropped() {
 #[test]
 fn options_nested_without_end_are_not_followed() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     // As deep as a packet can be, in each option that holds options.
     for (code, head) in [(3, 12), (4, 4), (5, 24), (9, 34), (17, 4), (25, 12)] {
         let mut inner: Vec<u8> = Vec::new();
@@ -342,7 +342,7 @@ fn options_nested_without_end_are_not_followed() {
 #[test]
 fn a_flood_of_solicitations_leaves_others_theirs() {
     let mut world = World::new();
-    let (bad, good) = (world.port(), world.port());
+    let (bad, good) = (world.attach(), world.attach());
     for n in 3..=255 {
         world.send(bad, &frame(n, SOLICIT, &[client_id(n), option(14, &[]), ia(1, None)]));
     }

@@ -1,9 +1,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use crate::gateway::testing::*;
 use crate::io::{PortId, Token};
 use crate::stats::Drop;
+use crate::testing::*;
 
 const QUERY: &[u8] = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01a\x00\x00\x01\x00\x01";
 
@@ -24,7 +24,7 @@ fn answer(world: &mut World, token: Token, message: &[u8]) {
 #[test]
 fn the_answer_comes_from_where_the_question_went() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let v6 = config().ipv6;
     let servers: [IpAddr; 4] = [DNS.into(), GATEWAY.into(), v6.dns().into(), v6.gateway().into()];
     for (i, server) in servers.into_iter().enumerate() {
@@ -54,7 +54,7 @@ fn the_answer_comes_from_where_the_question_went() {
 #[test]
 fn an_answer_is_given_once_and_only_to_its_question() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     world.send(port, &query(1, 1000, DNS, QUERY));
     let (first, _) = world.host.queries.pop().unwrap();
     answer(&mut world, first, b"an answer, 1");
@@ -74,7 +74,7 @@ fn an_answer_is_given_once_and_only_to_its_question() {
 #[test]
 fn what_is_no_question_does_not_reach_the_host() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let mut is_answer = QUERY.to_vec();
     is_answer[2] |= 0x80;
     let good = query(1, 1000, DNS, QUERY);
@@ -103,7 +103,7 @@ fn what_is_no_question_does_not_reach_the_host() {
 #[test]
 fn a_guest_that_left_gets_nothing_and_nobody_else_does() {
     let mut world = World::new();
-    let (port, other) = (world.port(), world.port());
+    let (port, other) = (world.attach(), world.attach());
     announce(&mut world, other, 2, guest(16));
     world.send(port, &query(1, 1000, DNS, QUERY));
     world.io(|engine, io| engine.remove_port(port, io));
@@ -117,7 +117,7 @@ fn a_guest_that_left_gets_nothing_and_nobody_else_does() {
 #[test]
 fn questions_without_answers_are_bounded_and_given_up() {
     let mut world = World::new();
-    let ports: Vec<PortId> = (0..10).map(|_| world.port()).collect();
+    let ports: Vec<PortId> = (0..10).map(|_| world.attach()).collect();
     for n in 0..600 {
         world.send(ports[0], &query(1, n + 1, DNS, QUERY));
     }
@@ -141,7 +141,7 @@ fn questions_without_answers_are_bounded_and_given_up() {
 #[test]
 fn a_large_answer_goes_in_fragments() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     world.send(port, &query(1, 1000, DNS, QUERY));
     let (token, _) = world.host.queries.pop().unwrap();
     answer(&mut world, token, &[7; 4000]);

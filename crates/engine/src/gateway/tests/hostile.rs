@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use vmlan_wire::Mac;
 
-use crate::gateway::testing::*;
+use crate::testing::*;
 
 struct Rng(u64);
 
@@ -128,7 +128,7 @@ fn mend_transport(src: IpAddr, dst: IpAddr, protocol: u8, payload: &mut [u8]) {
 #[test]
 fn damaged_frames_do_no_harm() {
     let mut world = World::new();
-    let (port, other) = (world.port(), world.port());
+    let (port, other) = (world.attach(), world.attach());
     let good = good();
     let mut rng = Rng(0x5eed);
     for round in 0..60_000 {
@@ -159,7 +159,7 @@ fn damaged_frames_do_no_harm() {
 #[test]
 fn every_good_frame_is_answered() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let answers: Vec<usize> = good().iter().map(|frame| world.ask(port, frame).len()).collect();
     // ARP reply, announcement, DNS and fragment get none.
     assert_eq!(answers, [1, 0, 1, 1, 1, 0, 1, 1, 1, 0, 0, 1, 0]);

@@ -5,10 +5,10 @@ use smoltcp::wire::EthernetFrame;
 use vmlan_wire::{Frame, Offload};
 
 use crate::gateway::icmp::{self, Unreachable};
-use crate::gateway::testing::*;
 use crate::io::PortId;
 use crate::packet::Packet;
 use crate::stats::Drop;
+use crate::testing::*;
 
 const REMOTE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 const REMOTE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 9);
@@ -48,7 +48,7 @@ fn unreachable(world: &mut World, frame: &[u8], why: Unreachable) -> Vec<Vec<u8>
 #[test]
 fn echo_to_own_addresses_comes_back_as_it_was() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let v6 = config().ipv6;
     let pairs: [(IpAddr, IpAddr); 5] = [
         (guest(15).into(), GATEWAY.into()),
@@ -72,7 +72,7 @@ fn echo_to_own_addresses_comes_back_as_it_was() {
 #[test]
 fn echo_to_all_nodes_is_answered_by_the_gateway() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let all: Ipv6Addr = "ff02::1".parse().unwrap();
     world.send(port, &echo(guest6(), all, b"hi"));
     assert_eq!(Parsed::new(&world.one(port)).src, config().ipv6.gateway());
@@ -84,7 +84,7 @@ fn echo_to_all_nodes_is_answered_by_the_gateway() {
 #[test]
 fn a_damaged_echo_is_not_answered() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     for src in [IpAddr::from(guest(15)), guest6().into()] {
         let dst: IpAddr = if src.is_ipv4() { GATEWAY.into() } else { config().ipv6.host().into() };
         let mut bad = echo(src, dst, b"payload");
@@ -109,7 +109,7 @@ fn a_damaged_echo_is_not_answered() {
 #[test]
 fn each_kind_of_unreachable_says_what_it_is() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     announce(&mut world, port, 1, guest(15));
     let v4 = datagram(guest(15), REMOTE, 64, &[9; 100]);
     let v6 = datagram(guest6(), REMOTE6, 64, &[9; 100]);
@@ -141,7 +141,7 @@ fn each_kind_of_unreachable_says_what_it_is() {
 #[test]
 fn quotes_are_cut_so_that_every_host_takes_them() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     announce(&mut world, port, 1, guest(15));
     let v4 = datagram(guest(15), REMOTE, 64, &[9; 1400]);
     let sent = unreachable(&mut world, &v4, Unreachable::Net);
@@ -156,7 +156,7 @@ fn quotes_are_cut_so_that_every_host_takes_them() {
 #[test]
 fn some_packets_are_never_complained_about() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     announce(&mut world, port, 1, guest(15));
     let (g4, g6) = (IpAddr::from(guest(15)), IpAddr::from(guest6()));
     for kind in [3, 4, 5, 11, 12] {
@@ -190,7 +190,7 @@ fn some_packets_are_never_complained_about() {
 #[test]
 fn ttl_that_runs_out_is_reported_for_the_outside_only() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let frame = datagram(guest(15), REMOTE, 1, b"probe");
     let error = Parsed::new(&world.ask(port, &frame)[0]);
     assert_eq!((error.src, error.payload[0], error.payload[1]), (GATEWAY.into(), 11, 0));
@@ -208,7 +208,7 @@ fn ttl_that_runs_out_is_reported_for_the_outside_only() {
 #[test]
 fn errors_are_rare_enough_not_to_be_a_load() {
     let mut world = World::new();
-    let (port, other) = (world.port(), world.port());
+    let (port, other) = (world.attach(), world.attach());
     let frame = datagram(guest(15), REMOTE, 1, b"");
     world.send_all(port, &vec![frame; 5000]);
     assert_eq!(world.sent(port).len(), 100);
@@ -223,7 +223,7 @@ fn errors_are_rare_enough_not_to_be_a_load() {
 #[test]
 fn an_unknown_protocol_is_named_by_its_place_in_the_packet() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let error =
         world.ask(port, &from_guest(1, &ip(guest(15).into(), REMOTE.into(), 132, 64, &[0; 12])));
     assert_eq!(Parsed::new(&error[0]).payload[..2], [3, 2]);
@@ -240,7 +240,7 @@ fn an_unknown_protocol_is_named_by_its_place_in_the_packet() {
 #[test]
 fn errors_from_outside_keep_their_sender() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     announce(&mut world, port, 1, guest(15));
     let router: IpAddr = "198.51.100.1".parse().unwrap();
     let router6: IpAddr = "2001:db8::77".parse().unwrap();

@@ -1,8 +1,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::gateway::solicit;
-use crate::gateway::testing::*;
 use crate::stats::Drop;
+use crate::testing::*;
 
 /// EUI-64 of the gateway's MAC 52:55:c0:a8:05:02.
 const GATEWAY_LL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0x5055, 0xc0ff, 0xfea8, 0x0502);
@@ -54,7 +54,7 @@ fn advertisement(target: Ipv6Addr, flags: u8) -> Vec<u8> {
 #[test]
 fn own_addresses_are_advertised() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let v6 = config().ipv6;
     for own in [v6.gateway(), v6.host(), v6.dns(), GATEWAY_LL] {
         let asked = frame(1, GUEST_LL, solicited_node(own), 255, &ns(own, Some(1)));
@@ -78,7 +78,7 @@ fn own_addresses_are_advertised() {
 #[test]
 fn unreachability_detection_is_answered_unicast_without_an_option() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     world.send(port, &frame(1, GUEST_LL, gateway(), 255, &ns(gateway(), None)));
     let answer = Parsed::new(&world.one(port));
     assert_eq!((answer.src, answer.dst), (gateway().into(), GUEST_LL.into()));
@@ -88,7 +88,7 @@ fn unreachability_detection_is_answered_unicast_without_an_option() {
 #[test]
 fn a_guest_that_would_take_an_own_address_is_told_by_everybody_s_address() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     world.send(port, &frame(1, UNSPECIFIED, solicited_node(gateway()), 255, &ns(gateway(), None)));
     let answer = Parsed::new(&world.one(port));
     assert_eq!(answer.dst_mac.0, [0x33, 0x33, 0, 0, 0, 1]);
@@ -101,7 +101,7 @@ fn a_guest_that_would_take_an_own_address_is_told_by_everybody_s_address() {
 #[test]
 fn what_did_not_come_from_the_link_itself_or_is_malformed_is_dropped() {
     let mut world = World::new();
-    let port = world.port();
+    let port = world.attach();
     let group = solicited_node(gateway());
     let good = ns(gateway(), Some(1));
     let with = |message: &[u8]| frame(1, GUEST_LL, group, 255, message);
@@ -134,7 +134,7 @@ fn what_did_not_come_from_the_link_itself_or_is_malformed_is_dropped() {
 #[test]
 fn a_silent_guest_is_solicited_and_only_its_own_word_is_believed() {
     let mut world = World::new();
-    let (port, thief) = (world.port(), world.port());
+    let (port, thief) = (world.attach(), world.attach());
     let target = config().ipv6.nth(0xab_cdef);
     world.io(|engine, io| solicit(&mut engine.net, io, target.into()));
     let asked = Parsed::new(&world.one(port));
@@ -165,7 +165,7 @@ fn a_silent_guest_is_solicited_and_only_its_own_word_is_believed() {
 #[test]
 fn guests_cannot_tell_each_other_that_they_are_the_gateway() {
     let mut world = World::new();
-    let (port, thief) = (world.port(), world.port());
+    let (port, thief) = (world.attach(), world.attach());
     let group: Ipv6Addr = "ff02::1".parse().unwrap();
     let other = config().ipv6.nth(0x99);
     for (src, message) in [

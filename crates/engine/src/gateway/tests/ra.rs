@@ -1,9 +1,9 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use crate::gateway::testing::*;
 use crate::io::PortId;
 use crate::stats::Drop;
+use crate::testing::*;
 
 const GATEWAY_LL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0x5055, 0xc0ff, 0xfea8, 0x0502);
 const GUEST_LL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x15);
@@ -19,7 +19,7 @@ fn a_solicitation_is_answered_with_the_whole_network() {
     let mut config = config();
     config.search = vec!["corp.example".to_owned(), "a.b".to_owned(), "not..a name".to_owned()];
     let mut world = World::with(config);
-    let (port, other) = (world.port(), world.port());
+    let (port, other) = (world.attach(), world.attach());
     world.send(port, &rs(GUEST_LL, 255));
     let answer = Parsed::new(&world.one(port));
     assert_eq!(answer.dst_mac, mac(1));
@@ -50,7 +50,7 @@ fn a_solicitation_is_answered_with_the_whole_network() {
 #[test]
 fn a_flood_of_solicitations_gets_few_answers_and_leaves_others_theirs() {
     let mut world = World::new();
-    let (port, other) = (world.port(), world.port());
+    let (port, other) = (world.attach(), world.attach());
     world.send_all(port, &vec![rs(GUEST_LL, 255); 1000]);
     assert_eq!(world.sent(port).len(), 4);
     assert_eq!(world.dropped(Drop::Limit), 996);
@@ -68,7 +68,7 @@ fn a_flood_of_solicitations_gets_few_answers_and_leaves_others_theirs() {
 fn advertisements_come_by_themselves_every_few_minutes_while_somebody_is_there() {
     let mut world = World::new();
     assert_eq!(world.engine.next_timeout(), None);
-    let (port, other) = (world.port(), world.port());
+    let (port, other) = (world.attach(), world.attach());
     let mut last = world.now;
     for _ in 0..50 {
         let next = world.engine.next_timeout().unwrap();
