@@ -74,6 +74,11 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// Sends bytes as a datagram and does not wait.
+    pub fn send_udp(&self, message: &[u8]) {
+        self.udp.send(message).expect("a datagram can be sent");
+    }
+
     /// Over a connection that is kept for the next question.
     pub fn exchange_tcp(&mut self, message: &[u8]) -> io::Result<Vec<u8>> {
         if let Some(stream) = &mut self.tcp

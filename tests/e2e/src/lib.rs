@@ -17,10 +17,12 @@ pub mod pattern;
 pub mod process;
 pub mod qemu;
 pub mod server;
+pub mod upstream;
 pub mod world;
 
 pub use netd::Netd;
 pub use netns::Netns;
 pub use process::{Process, capture, run};
 pub use qemu::Machine;
+pub use upstream::Upstream;
 pub use world::World;

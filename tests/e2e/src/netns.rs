@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Once;
@@ -12,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tempfile::TempDir;
 
 use crate::process::{capture, run};
 
@@ -25,6 +27,7 @@ const PREFIX: &str = "vmlan-e2e";
 pub struct Netns {
     name: String,
     path: PathBuf,
+    etc: Option<TempDir>,
 }
 
 impl Netns {
@@ -36,7 +39,7 @@ impl Netns {
         let name = format!("{PREFIX}-{}-{count}", std::process::id());
         run(ip().args(["netns", "add", &name]), SOON);
         let path = Path::new("/run/netns").join(&name);
-        let netns = Self { name, path };
+        let netns = Self { name, path, etc: None };
         netns.ip("link set lo up");
         netns
     }
@@ -53,7 +56,13 @@ impl Netns {
     /// A command that will run in the namespace.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = ip();
-        command.args(["netns", "exec", &self.name]).arg(program);
+        command.args(["netns", "exec", &self.name]);
+        if let Some(etc) = &self.etc {
+            // The mounts that follow are those of a mount namespace that `ip` has made.
+            let script = r#"mount --bind "$0" /etc && exec "$@""#;
+            command.args(["sh", "-c", script]).arg(etc.path());
+        }
+        command.arg(program);
         command
     }
 
@@ -92,6 +101,21 @@ impl Netns {
         let dir = self.etc_dir();
         fs::create_dir_all(&dir).expect("/etc/netns can be written");
         fs::write(dir.join("resolv.conf"), text).expect("/etc/netns can be written");
+    }
+
+    /// Gives the namespace's processes an /etc of their own, with accounts and little else, and
+    /// returns the directory: what happens in it happens in /etc.
+    pub fn own_etc(&mut self) -> &Path {
+        let etc = tempfile::tempdir().expect("a temporary directory");
+        fs::set_permissions(etc.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
+        for file in ["passwd", "group", "ld.so.cache", "services", "protocols", "localtime"] {
+            // Not every system has all of them.
+            let _ = fs::copy(Path::new("/etc").join(file), etc.path().join(file));
+        }
+        fs::write(etc.path().join("hosts"), "127.0.0.1 localhost\n::1 localhost\n")
+            .and_then(|()| fs::write(etc.path().join("nsswitch.conf"), "hosts: files dns\n"))
+            .expect("files in a temporary directory");
+        self.etc.insert(etc).path()
     }
 
     /// Calls `f` on a thread of the namespace. Sockets made there stay there.
@@ -168,7 +192,7 @@ fn sweep() {
         let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').nth(1));
         let gone = |pid: &str| !Path::new("/proc").join(pid).exists();
         if owner.is_some_and(gone) {
-            drop(Netns { path: Path::new("/run/netns").join(&name), name });
+            drop(Netns { path: Path::new("/run/netns").join(&name), name, etc: None });
         }
     }
 }

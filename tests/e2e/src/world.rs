@@ -43,6 +43,12 @@ impl World {
     #[track_caller]
     pub fn with_guest(options: &str, arguments: &[&str]) -> Self {
         let (host, outside) = host_and_outside();
+        Self::on(host, outside, options, arguments)
+    }
+
+    /// The daemon and a guest on a host that the test has prepared.
+    #[track_caller]
+    pub fn on(host: Netns, outside: Netns, options: &str, arguments: &[&str]) -> Self {
         let guest = Netns::new();
         let mut all = vec!["--netns".to_owned(), format!("{},{options}", guest.path().display())];
         if !arguments.contains(&"--subnet") {
