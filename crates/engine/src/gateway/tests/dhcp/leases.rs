@@ -1,0 +1,197 @@
+//! How addresses are given, kept, and come back.
+
+use super::*;
+
+#[test]
+fn the_first_guest_gets_15_at_once_with_all_that_it_needs() {
+    let mut config = config();
+    config.search = vec!["corp.example".to_owned()];
+    let mut world = World::with(config);
+    let port = world.attach();
+    let offer = ask(&mut world, port, &message(1, DISCOVER).with(61, &[1, 2, 3]));
+    assert_eq!((offer.kind(), offer.yiaddr()), (OFFER, guest(15)));
+    assert_eq!((offer.dst_mac, offer.dst), (mac(1), guest(15)));
+    assert_eq!(offer.bytes[4..8], [0xde, 0xad, 0xbe, 1]);
+    assert_eq!(offer.bytes[28..34], mac(1).0);
+    assert_eq!(neighbor(&world, guest(15)), None);
+    let request = message(1, REQUEST).server(GATEWAY).wants(guest(15)).with(61, &[1, 2, 3]);
+    let ack = ask(&mut world, port, &request);
+    for reply in [&offer, &ack] {
+        for (code, expected) in [
+            (1, vec![255, 255, 255, 0]),
+            (3, vec![192, 168, 5, 2]),
+            (6, vec![192, 168, 5, 3]),
+            (15, b"corp.example".to_vec()),
+            (26, vec![0x05, 0xdc]),
+            (28, vec![192, 168, 5, 255]),
+            (51, 86_400u32.to_be_bytes().to_vec()),
+            (54, vec![192, 168, 5, 2]),
+            (58, 43_200u32.to_be_bytes().to_vec()),
+            (59, 75_600u32.to_be_bytes().to_vec()),
+            (61, vec![1, 2, 3]),
+            (119, b"\x04corp\x07example\0".to_vec()),
+        ] {
+            assert_eq!(reply.option(code), Some(expected), "option {code}");
+        }
+    }
+    assert_eq!((ack.kind(), ack.yiaddr()), (ACK, guest(15)));
+    assert_eq!(neighbor(&world, guest(15)), Some((mac(1), true)));
+}
+
+#[test]
+fn a_guest_comes_back_to_its_address_and_may_ask_for_one() {
+    let mut world = World::new();
+    let port = world.attach();
+    assert_eq!(join(&mut world, port, 1), guest(15));
+    assert_eq!(join(&mut world, port, 2), guest(16));
+    assert_eq!(join(&mut world, port, 1), guest(15));
+    let offer = ask(&mut world, port, &message(3, DISCOVER).wants(guest(77)));
+    assert_eq!(offer.yiaddr(), guest(77));
+    // What is taken, not in the pool, or not here is not given.
+    for (n, wanted) in [(4, guest(15)), (5, guest(2)), (6, guest(10)), (7, guest(255))] {
+        let offer = ask(&mut world, port, &message(n, DISCOVER).wants(wanted));
+        assert_eq!(offer.yiaddr(), guest(13 + n), "{wanted}");
+    }
+    let offer = ask(&mut world, port, &message(8, DISCOVER).wants(Ipv4Addr::new(10, 0, 0, 9)));
+    assert_eq!(offer.yiaddr(), guest(21));
+}
+
+#[test]
+fn renewal_goes_on_and_expiry_frees() {
+    let mut world = World::new();
+    let port = world.attach();
+    join(&mut world, port, 1);
+    for _ in 0..3 {
+        world.pass(Duration::from_secs(43_200));
+        let ack = ask(&mut world, port, &message(1, REQUEST).client(guest(15)));
+        assert_eq!((ack.kind(), ack.yiaddr()), (ACK, guest(15)));
+        assert_eq!((ack.dst, ack.dst_mac), (guest(15), mac(1)));
+        assert_eq!(ack.bytes[12..16], guest(15).octets());
+    }
+    world.pass(Duration::from_secs(86_401));
+    assert_eq!(neighbor(&world, guest(15)), None);
+    // Not needed by anybody else meanwhile, it is given again.
+    assert_eq!(join(&mut world, port, 1), guest(15));
+}
+
+#[test]
+fn a_release_frees_and_only_the_owner_s_does() {
+    let mut world = World::new();
+    let port = world.attach();
+    join(&mut world, port, 1);
+    join(&mut world, port, 2);
+    let mut forged = message(2, RELEASE).client(guest(15)).server(GATEWAY);
+    silent(&mut world, port, &forged);
+    forged.ciaddr = guest(99);
+    silent(&mut world, port, &forged);
+    assert_eq!(world.dropped(Drop::Source), 2);
+    assert_eq!(neighbor(&world, guest(15)), Some((mac(1), true)));
+    silent(&mut world, port, &message(1, RELEASE).client(guest(15)).server(GATEWAY));
+    assert_eq!(neighbor(&world, guest(15)), None);
+    let ack = ask(&mut world, port, &message(3, REQUEST).wants(guest(15)));
+    assert_eq!(ack.kind(), ACK);
+}
+
+#[test]
+fn what_is_not_ours_to_give_gets_a_nak() {
+    let mut world = World::new();
+    let port = world.attach();
+    join(&mut world, port, 1);
+    join(&mut world, port, 2);
+    let cases = [
+        // After a restart, on another network; somebody else's; the gateway's; the wrong own one.
+        message(3, REQUEST).wants(Ipv4Addr::new(10, 0, 0, 5)),
+        message(3, REQUEST).wants(guest(15)),
+        message(3, REQUEST).wants(GATEWAY),
+        message(3, REQUEST).wants(guest(255)),
+        message(1, REQUEST).wants(guest(40)),
+        // Selecting an address that was never free.
+        message(3, REQUEST).server(GATEWAY).wants(guest(16)),
+    ];
+    for case in cases {
+        let nak = ask(&mut world, port, &case);
+        assert_eq!((nak.kind(), nak.yiaddr()), (NAK, NONE));
+        assert_eq!((nak.dst, nak.dst_mac), (Ipv4Addr::BROADCAST, case.mac));
+        assert_eq!(nak.option(54), Some(GATEWAY.octets().to_vec()));
+        assert_eq!((nak.option(51), nak.option(1)), (None, None));
+    }
+    assert_eq!(neighbor(&world, guest(15)), Some((mac(1), true)));
+}
+
+#[test]
+fn a_lease_that_a_restart_forgot_is_confirmed_if_it_is_free() {
+    let mut world = World::new();
+    let port = world.attach();
+    let reboot = ask(&mut world, port, &message(1, REQUEST).wants(guest(33)));
+    assert_eq!((reboot.kind(), reboot.yiaddr()), (ACK, guest(33)));
+    let renewal = ask(&mut world, port, &message(2, REQUEST).client(guest(34)));
+    assert_eq!((renewal.kind(), renewal.yiaddr()), (ACK, guest(34)));
+    // Unless somebody uses it.
+    announce(&mut world, port, 9, guest(35));
+    assert_eq!(ask(&mut world, port, &message(3, REQUEST).wants(guest(35))).kind(), NAK);
+}
+
+#[test]
+fn an_offer_that_is_not_taken_is_free_again() {
+    let mut world = World::new();
+    let port = world.attach();
+    assert_eq!(ask(&mut world, port, &message(1, DISCOVER)).yiaddr(), guest(15));
+    assert_eq!(ask(&mut world, port, &message(1, DISCOVER)).yiaddr(), guest(15));
+    assert_eq!(ask(&mut world, port, &message(2, DISCOVER)).yiaddr(), guest(16));
+    // The first took another server's; the second never came back.
+    silent(&mut world, port, &message(1, REQUEST).server(guest(200)).wants(guest(200)));
+    let ack = ask(&mut world, port, &message(3, REQUEST).wants(guest(15)));
+    assert_eq!(ack.kind(), ACK);
+    world.pass(Duration::from_secs(61));
+    assert_eq!(ask(&mut world, port, &message(4, REQUEST).wants(guest(16))).kind(), ACK);
+}
+
+#[test]
+fn a_declined_address_rests() {
+    let mut world = World::new();
+    let port = world.attach();
+    join(&mut world, port, 1);
+    silent(&mut world, port, &message(2, DECLINE).server(GATEWAY).wants(guest(15)));
+    assert_eq!(neighbor(&world, guest(15)), Some((mac(1), true)));
+    silent(&mut world, port, &message(1, DECLINE).server(GATEWAY).wants(guest(15)));
+    assert_eq!(neighbor(&world, guest(15)), None);
+    assert_eq!(join(&mut world, port, 1), guest(16));
+    assert_eq!(ask(&mut world, port, &message(2, REQUEST).wants(guest(15))).kind(), NAK);
+    world.pass(Duration::from_secs(601));
+    assert_eq!(ask(&mut world, port, &message(2, REQUEST).wants(guest(15))).kind(), ACK);
+}
+
+#[test]
+fn leases_outlive_the_daemon() {
+    let mut world = World::new();
+    let port = world.attach();
+    let before = world.engine.lease_changes();
+    for n in 1..=3 {
+        join(&mut world, port, n);
+    }
+    assert_eq!(world.engine.lease_changes(), before + 3);
+    silent(&mut world, port, &message(1, RELEASE).client(guest(15)).server(GATEWAY));
+    world.pass(Duration::from_secs(100));
+    let mut saved = world.engine.saved_leases();
+    saved.sort_by_key(|l| l.ip);
+    let list: Vec<_> = saved.iter().map(|l| (l.ip, l.mac)).collect();
+    assert_eq!(list, [(guest(16).into(), mac(2)), (guest(17).into(), mac(3))]);
+
+    let mut world = World::new();
+    let port = world.attach();
+    let now = world.now;
+    for lease in saved {
+        assert!(world.engine.restore_lease(lease, now), "{lease:?}");
+    }
+    let over = SavedLease { ip: guest(20).into(), mac: mac(4), until: now };
+    assert!(!world.engine.restore_lease(over, now));
+    for ip in [GATEWAY, guest(16), guest(255), Ipv4Addr::new(10, 0, 0, 1)] {
+        let lease = SavedLease { ip: ip.into(), mac: mac(4), until: now + Duration::from_secs(9) };
+        assert!(!world.engine.restore_lease(lease, now), "{ip}");
+    }
+    assert_eq!(ask(&mut world, port, &message(9, REQUEST).wants(guest(16))).kind(), NAK);
+    let renewal = ask(&mut world, port, &message(2, REQUEST).client(guest(16)));
+    assert_eq!((renewal.kind(), renewal.yiaddr()), (ACK, guest(16)));
+    assert_eq!(join(&mut world, port, 3), guest(17));
+    assert_eq!(join(&mut world, port, 9), guest(15));
+}
