@@ -52,7 +52,7 @@ fn send_parts(
     let overhead = ip.len() + if v6 { FRAGMENT_HEADER } else { 0 };
     let total = transport.len() + body.len();
     let limit = usize::from(u16::MAX) - if v6 { 0 } else { IPV4_HEADER };
-    let chunk = usize::from(mtu_towards(net, to)).saturating_sub(overhead) & !7;
+    let chunk = net.mtu_towards(to).saturating_sub(overhead) & !7;
     // An IPv6 packet is cut at its source, which the engine stands for.
     if total > limit || chunk == 0 || ip.dont_fragment && !v6 {
         return Err(Drop::TooBig);
@@ -81,12 +81,6 @@ fn send_parts(
         }
     }
     Ok(())
-}
-
-/// The largest packet that the network and the guest's link carry.
-fn mtu_towards(net: &Net, to: Mac) -> u16 {
-    let caps = net.port_of(to).and_then(|port| net.switch.caps(port));
-    caps.map_or(net.config.mtu, |caps| caps.mtu.min(net.config.mtu))
 }
 
 fn finish_checksum(transport: &mut [u8], ip: &IpHeader, body: &[u8]) {

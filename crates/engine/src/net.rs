@@ -99,6 +99,12 @@ impl Net {
         self.switch.port_of(mac)
     }
 
+    /// The largest packet that the network and the link to `to` carry.
+    pub(crate) fn mtu_towards(&self, to: Mac) -> usize {
+        let caps = self.port_of(to).and_then(|port| self.switch.caps(port));
+        usize::from(caps.map_or(self.config.mtu, |caps| caps.mtu.min(self.config.mtu)))
+    }
+
     /// Makes an IP packet of a transport header (checksum field zero) and a body and sends it to
     /// `to`, in fragments if it does not fit the MTU and may be cut. False if it was not taken,
     /// which is counted.
@@ -123,7 +129,7 @@ impl Net {
         body: &[u8],
     ) -> bool {
         let len = transport.len() + body.len();
-        if ip.len() + len > usize::from(self.config.mtu) {
+        if ip.len() + len > self.mtu_towards(to) {
             return crate::fragment::send(self, links, to, ip, transport, body);
         }
         let mut head = [0; MAX_HEAD];

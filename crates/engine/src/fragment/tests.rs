@@ -383,6 +383,16 @@ fn the_link_s_own_mtu_counts_too() {
     world.send_all(port, &cut(false, 7, &request(1, false, 65_500), 1480));
     let sent = world.sent(port);
     assert_eq!(join(&sent, false).len(), 65_508);
+    // What would fit the network is cut too.
+    announce(&mut world, port, 1, guest(15));
+    world.sent(port);
+    let header = IpHeader::new(GATEWAY.into(), guest(15).into(), IpProtocol::Udp);
+    let sent = |world: &mut World, body: &[u8]| {
+        world.io(|engine, io| engine.net.send_ip(io, mac(1), &header, &udp(1, 2, &[]), body));
+        world.sent(port).iter().map(|frame| frame.len() - 34).collect::<Vec<_>>()
+    };
+    assert_eq!(sent(&mut world, &[5; 1472]), [1480]);
+    assert_eq!(sent(&mut world, &[5; 3000]), [1480, 1480, 48]);
 }
 
 #[test]

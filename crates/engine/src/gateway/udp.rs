@@ -42,7 +42,7 @@ pub(super) fn send_complete(
         return;
     };
     let len = UDP_HEADER + body.len();
-    if ip.len() + len > usize::from(net.config.mtu) {
+    if ip.len() + len > net.mtu_towards(to) {
         net.send_ip(io, to, ip, &header, body);
         return;
     }

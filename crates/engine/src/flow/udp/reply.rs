@@ -55,9 +55,13 @@ impl Replies {
     ) -> bool {
         let mut run: ArrayVec<([u8; MAX_HEAD], &[u8]), RUN> = ArrayVec::new();
         let mut to: Option<Path> = None;
+        let mut mtu = 0;
         let mut room = true;
         for (path, data) in datagrams {
-            let whole = path.header_len() + HEADER + data.len() <= usize::from(net.config.mtu);
+            if to.is_none_or(|last| last.mac != path.mac) {
+                mtu = net.mtu_towards(path.mac);
+            }
+            let whole = path.header_len() + HEADER + data.len() <= mtu;
             if let Some(last) = to
                 && (run.is_full() || !whole || last.mac != path.mac || !last.same_family(&path))
             {

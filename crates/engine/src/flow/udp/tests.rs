@@ -1,8 +1,9 @@
 use std::net::IpAddr;
 
 use super::*;
+use crate::Config;
 use crate::io::DatagramOptions;
-use crate::testing::{MS, Parsed, SimError, World, be16, parse_ip, udp_frame};
+use crate::testing::{MS, Parsed, SimError, World, be16, config, parse_ip, udp_frame};
 
 const GUEST: &str = "192.168.5.15:4000";
 const GUEST6: &str = "[fd76:6d6c:c0a8:500::15]:4000";
@@ -328,6 +329,23 @@ fn errors_reach_the_guest_with_the_addresses_it_knows() {
         let expected = (src.into(), kind, code, mtu, dst.into());
         assert_eq!(told(guest, dst, error), expected);
     }
+}
+
+#[test]
+fn what_the_guest_s_link_does_not_carry_comes_in_fragments() {
+    let mut world = World::with(Config { mtu: 9000, ..config() });
+    world.host.refuse = None;
+    let caps = crate::PortCaps { mtu: 1500, ..crate::PortCaps::default() };
+    world.port = world.engine.add_port(caps).unwrap();
+    world.udp(GUEST, OUTSIDE, b"ping");
+    let sock = world.host.sockets()[0];
+    for size in [1472, 3000, 10] {
+        world.host.deliver(sock, OUTSIDE, &vec![1; size]);
+    }
+    world.ready(sock);
+    let sent = world.sent(world.port);
+    let lengths: Vec<usize> = sent.iter().map(|frame| frame.len() - 34).collect();
+    assert_eq!(lengths, [1480, 1480, 1480, 48, 18]);
 }
 
 #[test]
