@@ -256,7 +256,11 @@ impl Engine {
             }
             EthernetProtocol::Ipv4 | EthernetProtocol::Ipv6 => {
                 let packet = Packet::parse(port, eth, frame)?;
-                self.check_source(&packet, io)?;
+                match self.check_source(&packet, io) {
+                    // Whoever comes from another network asks for its old address from there.
+                    Err(Drop::Source) if gateway::is_for_dhcp(&self.net, &packet) => {}
+                    checked => checked?,
+                }
                 self.ip(&packet, place, io)
             }
             _ => Err(Drop::UnknownProtocol),

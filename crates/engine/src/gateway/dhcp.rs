@@ -115,6 +115,7 @@ impl Dhcp {
             MessageType::Request => self.request(net, io, &request),
             MessageType::Decline => self.decline(net, io, &request),
             MessageType::Release => self.release(net, io, &request),
+            MessageType::Inform if !net.config.contains(request.client.into()) => Err(Drop::Source),
             MessageType::Inform => {
                 self.answer(net, io, &request, MessageType::Ack, None);
                 Ok(())

@@ -140,6 +140,11 @@ impl Gateway {
     }
 }
 
+/// Whether a packet is for the DHCP server, which knows guests by their MAC addresses.
+pub(crate) fn is_for_dhcp(net: &Net, packet: &Packet<'_>) -> bool {
+    packet.fragment.is_none() && service(net, packet) == Some(Service::Dhcp)
+}
+
 /// Looked at for every packet that is not in a flow's fast path: cheap comparisons only.
 fn service(net: &Net, packet: &Packet<'_>) -> Option<Service> {
     match packet.protocol {

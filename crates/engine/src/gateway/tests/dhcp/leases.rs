@@ -118,6 +118,28 @@ fn what_is_not_ours_to_give_gets_a_nak() {
     assert_eq!(neighbor(&world, guest(15)), Some((mac(1), true)));
 }
 
+/// A guest that was elsewhere, or asleep, renews from the address that it had: of another network,
+/// of another guest by now. Nothing else is taken from there.
+#[test]
+fn a_renewal_from_an_address_that_is_not_the_guest_s_gets_its_nak() {
+    let mut world = World::new();
+    let port = world.attach();
+    join(&mut world, port, 1);
+    for old in [Ipv4Addr::new(10, 0, 0, 5), guest(15)] {
+        let renewal = message(3, REQUEST).client(old);
+        for (to, dst) in [(GATEWAY_MAC, GATEWAY), (BROADCAST, Ipv4Addr::BROADCAST)] {
+            let sent = world.ask(port, &frame(mac(3), to, old, dst, &renewal.bytes()));
+            let nak = Reply::new(&sent[0]);
+            assert_eq!((nak.kind(), nak.dst, nak.dst_mac), (NAK, Ipv4Addr::BROADCAST, mac(3)));
+        }
+    }
+    assert_eq!(neighbor(&world, Ipv4Addr::new(10, 0, 0, 5)), None);
+    assert_eq!(neighbor(&world, guest(15)), Some((mac(1), true)));
+    silent(&mut world, port, &message(3, INFORM).client(Ipv4Addr::new(10, 0, 0, 5)));
+    silent(&mut world, port, &message(3, RELEASE).client(guest(15)));
+    assert_eq!(neighbor(&world, guest(15)), Some((mac(1), true)));
+}
+
 #[test]
 fn a_lease_that_a_restart_forgot_is_confirmed_if_it_is_free() {
     let mut world = World::new();
