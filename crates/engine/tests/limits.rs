@@ -106,6 +106,34 @@ fn pending_dials_do_not_delay_a_good_one() {
 }
 
 #[test]
+fn a_guest_that_moves_its_address_costs_the_same_with_many_flows_there() {
+    let mut t = Trace::new(Remote::accept());
+    let gateway = t.world.engine.config().gateway_mac;
+    let mover = t.world.add_port(LinkOptions::plain(1500));
+    let once = |t: &mut Trace| {
+        let start = std::time::Instant::now();
+        for i in 0..4000u16 {
+            let from = addr("192.168.5.99:9");
+            let mac = Mac([2, 0, 0, 0, 0, i as u8 & 1]);
+            let frame = packet::udp(mac, gateway, from, addr("192.168.5.2:9"), b"here now");
+            t.world.inject(mover, frame);
+            while t.world.take(mover).is_some() {}
+        }
+        start.elapsed()
+    };
+    let move_about = |t: &mut Trace| (0..3).map(|_| once(t)).min().unwrap();
+    let alone = move_about(&mut t);
+    for i in 0..10_000u32 {
+        let from = SocketAddr::new(t.guest.ip(), 1024 + i as u16);
+        let syn = Tcp::new(from, addr("10.9.9.9:1"), SYN).seq(i);
+        t.world.inject(t.port, syn.frame(t.mac, gateway));
+    }
+    assert_eq!(t.world.host.open_sockets(), 10_001);
+    let among_many = move_about(&mut t);
+    assert!(among_many < 5 * alone, "{among_many:?} instead of {alone:?}");
+}
+
+#[test]
 fn waiting_costs_nothing() {
     // A dial that never ends, a connection at rest, and a guest that is gone from its port.
     let mut t = Trace::new(Remote::accept().then(Ending::Hold));

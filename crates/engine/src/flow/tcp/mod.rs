@@ -17,7 +17,7 @@ mod seq;
 mod timewait;
 mod train;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use slab::Slab;
@@ -71,6 +71,8 @@ pub(crate) struct Tcp {
     train: Train,
     /// Flows touched by the batch at hand.
     dirty: Vec<u32>,
+    /// Flows whose guest's MAC address is asked for, by its address.
+    resolving: BTreeSet<(IpAddr, u32)>,
     /// Flows that found their port full.
     blocked: Vec<u32>,
     expired: Vec<u32>,
@@ -103,6 +105,7 @@ impl Tcp {
             time_wait: TimeWait::new(config.seed),
             train: Train::default(),
             dirty: Vec::new(),
+            resolving: BTreeSet::new(),
             blocked: Vec::new(),
             expired: Vec::new(),
             isn: open::IsnKey::new(config.seed),
@@ -228,15 +231,14 @@ impl Tcp {
 
     /// A guest's address has become known: connections to it may be waiting.
     pub(crate) fn guest_found(&mut self, net: &mut Net, io: &mut Io<'_>, ip: IpAddr) {
-        let waiting: Vec<u32> = self
-            .flows
-            .iter()
-            .filter(|(_, f)| f.state == State::Resolving && f.key.guest.ip() == ip)
-            .filter_map(|(index, _)| u32::try_from(index).ok())
-            .collect();
-        for index in waiting {
-            if let Some(flow) = self.flows.get_mut(index as usize) {
+        let waiting: Vec<_> = self.resolving.range((ip, 0)..=(ip, u32::MAX)).copied().collect();
+        for (ip, index) in waiting {
+            let Some(flow) = self.flows.get_mut(index as usize) else { continue };
+            if flow.state == State::Resolving {
                 flow.resolve(&mut Cx { net, io, pool: &mut self.pool });
+            }
+            if flow.state != State::Resolving {
+                self.resolving.remove(&(ip, index));
             }
             self.settle(net, io, index);
         }
@@ -273,6 +275,7 @@ impl Tcp {
         }
         self.flows.clear();
         self.by_key.clear();
+        self.resolving.clear();
         self.owners.clear();
     }
 
@@ -320,6 +323,7 @@ impl Tcp {
             *generation = generation.wrapping_add(1);
         }
         self.by_key.remove(&flow.key);
+        self.resolving.remove(&(flow.key.guest.ip(), index));
         if let Some((port, position)) = flow.owner
             && let Some(moved) = self.owners.remove(port, position)
             && let Some(moved) = self.flows.get_mut(moved as usize)

@@ -130,6 +130,9 @@ impl Tcp {
         let mut flow = Flow::new(start, State::Resolving);
         flow.sock = Some(inbound.sock);
         flow.resolve(&mut Cx { net, io, pool: &mut self.pool });
+        if flow.state == State::Resolving {
+            self.resolving.insert((key.guest.ip(), slot));
+        }
         self.insert(net, slot, flow);
         self.settle(net, io, slot);
     }
