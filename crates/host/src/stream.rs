@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use mio::Interest;
 use mio::unix::SourceFd;
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SocketType, ipproto, sockopt};
 use vmlan_engine::io::{Failure, Received, Sent};
 use vmlan_engine::{SockId, Token};
@@ -84,28 +84,28 @@ impl Stream {
                 let _ = sockopt::set_tcp_nodelay(fd, true);
             }
         }
-        let sent = match bufs {
+        let sent = retry_on_intr(|| match bufs {
             [one] => rustix::net::send(fd, one, sys::SEND_FLAGS),
             many => sys::send_vectored(fd, many.get(..MAX_SLICES).unwrap_or(many)),
-        };
+        });
         match sent {
             Ok(len) => Sent::Data(len),
-            Err(Errno::AGAIN | Errno::INTR) => Sent::Blocked,
+            Err(Errno::AGAIN) => Sent::Blocked,
             Err(errno) => Sent::Failed(failure(errno)),
         }
     }
 
     pub(crate) fn recv(fd: &OwnedFd, bufs: &mut [IoSliceMut<'_>]) -> Received {
         let slices = bufs.len().min(MAX_SLICES);
-        let read = match bufs {
+        let read = retry_on_intr(|| match bufs {
             [one] => rustix::net::recv(fd, &mut **one, RecvFlags::empty()).map(|(len, _)| len),
             _ => rustix::io::readv(fd, bufs.get_mut(..slices).unwrap_or_default()),
-        };
+        });
         match read {
             Ok(0) if bufs.iter().all(|buf| buf.is_empty()) => Received::Data(0),
             Ok(0) => Received::Eof,
             Ok(len) => Received::Data(len),
-            Err(Errno::AGAIN | Errno::INTR) => Received::Blocked,
+            Err(Errno::AGAIN) => Received::Blocked,
             Err(errno) => Received::Failed(failure(errno)),
         }
     }

@@ -1,11 +1,13 @@
-//! The daemon under test: `vmlan netd` in a namespace, waited for until it says ready.
+//! The daemon under test: `vmlan netd` in a namespace, waited for until it says ready. A test that
+//! fails shows what the daemon and the host's kernel know of the connections.
 
 use std::io::Read;
-use std::process::{ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
 use rustix::process::Signal;
+use tempfile::TempDir;
 
 use crate::binary::vmlan;
 use crate::netns::{Netns, SOON};
@@ -15,22 +17,29 @@ use crate::process::Process;
 #[derive(Debug)]
 pub struct Netd {
     process: Process,
+    control: TempDir,
+    /// Asks the host's kernel for its connections.
+    sockets: Command,
 }
 
 impl Netd {
     /// Starts `vmlan netd ARGUMENTS` in `host` and waits for its word on the ready fd.
     #[track_caller]
     pub fn start(host: &Netns, arguments: &[String]) -> Self {
+        let control = tempfile::tempdir().expect("a temporary directory");
         // The standard descriptors are refused: the pipe has to be another one.
         let mut command = host.command("sh");
         command.args(["-c", r#"exec "$0" netd --ready-fd 3 "$@" 3>&1 >&2"#]);
         command.arg(vmlan()).args(arguments);
+        command.arg("--control").arg(control.path().join("control"));
         let mut process = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()));
         let mut ready = process.child().stdout.take().expect("stdout is a pipe");
         let (tell, told) = mpsc::channel();
         thread::spawn(move || tell.send(ready.read(&mut [0; 16]).unwrap_or(0)));
+        let mut sockets = host.command("ss");
+        sockets.arg("-tunaoime");
         match told.recv_timeout(SOON) {
-            Ok(1..) => Self { process },
+            Ok(1..) => Self { process, control, sockets },
             Ok(0) => panic!("netd ended with {}", process.wait(SOON)),
             Err(_) => panic!("netd did not say ready within {SOON:?}"),
         }
@@ -45,5 +54,26 @@ impl Netd {
     pub fn stop(&mut self) -> ExitStatus {
         self.process.signal(Signal::TERM);
         self.process.wait(SOON)
+    }
+
+    /// An answer of the control API.
+    fn ask(&self, path: &str) -> Command {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--max-time", "5", "--unix-socket"]);
+        curl.arg(self.control.path().join("control")).arg(format!("http://vmlan{path}"));
+        curl
+    }
+}
+
+impl Drop for Netd {
+    fn drop(&mut self) {
+        if !thread::panicking() || !self.process.is_running() {
+            return;
+        }
+        for mut command in [self.ask("/stats"), self.ask("/flows")] {
+            let _ = command.status();
+            eprintln!();
+        }
+        let _ = self.sockets.status();
     }
 }
