@@ -294,11 +294,15 @@ impl Flow {
         cx.net.transmit(cx.io, self.mac, &[OutFrame::whole(head.bytes(), head.offload)]);
     }
 
-    /// The window field of the next segment; moves the advertised edge.
+    /// The window field of the next segment; moves the advertised edge, and never back, for which
+    /// a window that closes is rounded up as long as a ring could hold it. (RFC 7323 section 2.4 has
+    /// guests bear a retreat by less than a step of the scale.)
     fn next_window(&mut self, cx: &Cx<'_, '_>) -> u16 {
         let room = self.window_room(cx).min(usize::from(u16::MAX) << self.rcv.shift);
         let shown = self.rcv.nxt.until(self.rcv.edge) as usize;
-        let window = u16::try_from(room.max(shown) >> self.rcv.shift).unwrap_or(u16::MAX);
+        let up = shown.next_multiple_of(1 << self.rcv.shift);
+        let kept = if up <= self.largest_room() { up } else { shown };
+        let window = u16::try_from(room.max(kept) >> self.rcv.shift).unwrap_or(u16::MAX);
         let edge = self.rcv.nxt.plus(u32::from(window) << self.rcv.shift);
         self.rcv.edge = self.rcv.edge.max(edge);
         window

@@ -22,6 +22,9 @@ const FIRST_RING: usize = 64 << 10;
 /// arming the poll's timeout seldom has to program the processor's timer.
 const DELAYED_ACK: Duration = Duration::from_millis(20);
 
+/// The largest window: a ring without what rounding up may add to a window that closes.
+const MAX_WINDOW: usize = MAX_RING - (64 << 10);
+
 /// The window of a flow while memory is scarce.
 const SMALL_WINDOW: usize = 64 << 10;
 
@@ -104,6 +107,11 @@ impl Flow {
     /// Bytes that may be accepted beyond `rcv.nxt`.
     pub(super) fn window_room(&self, cx: &Cx<'_, '_>) -> usize {
         window_limit(cx).saturating_sub(self.rcv.held.len() + self.rcv.pending as usize)
+    }
+
+    /// Bytes beyond `rcv.nxt` that a ring could still hold.
+    pub(super) fn largest_room(&self) -> usize {
+        MAX_RING.saturating_sub(self.rcv.held.len() + self.rcv.pending as usize)
     }
 
     /// Reads the socket into the ring and sends, until one of them is exhausted.
@@ -233,5 +241,5 @@ impl Flow {
 
 /// The largest window that may be offered now.
 fn window_limit(cx: &Cx<'_, '_>) -> usize {
-    if cx.pool.is_roomy() { MAX_RING } else { SMALL_WINDOW }
+    if cx.pool.is_roomy() { MAX_WINDOW } else { SMALL_WINDOW }
 }
