@@ -222,9 +222,7 @@ impl Engine {
         if dst == self.net.config.gateway_mac {
             return self.local(port, &eth, frame, place, io);
         }
-        if gateway::impersonates(&self.net.config, &eth) {
-            return Err(Drop::Spoofed);
-        }
+        gateway::guard::check(&self.net.config, &eth)?;
         let out = OutFrame::from(*frame);
         if dst.is_unicast()
             && let Some(to) = self.net.switch.port_of(dst)

@@ -35,16 +35,18 @@ pub enum Drop {
     UnknownPeer,
     /// More MAC addresses behind one port than allowed.
     MacLimit,
-    /// A MAC address of the gateway's as source.
+    /// A MAC address of the gateway's as source, or a claim that an address of its is a guest's.
     Spoofed,
     /// TTL or hop limit ran out.
     Expired,
     /// Reassembly timed out or overlapped.
     Fragment,
+    /// A guest's frame for other guests that has it play their router or DHCP server.
+    Rogue,
 }
 
 impl Drop {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Malformed,
         Self::Checksum,
         Self::UnknownProtocol,
@@ -63,6 +65,7 @@ impl Drop {
         Self::Spoofed,
         Self::Expired,
         Self::Fragment,
+        Self::Rogue,
     ];
 
     pub fn name(self) -> &'static str {
@@ -85,6 +88,7 @@ impl Drop {
             Self::Spoofed => "spoofed",
             Self::Expired => "expired",
             Self::Fragment => "fragment",
+            Self::Rogue => "rogue",
         }
     }
 }

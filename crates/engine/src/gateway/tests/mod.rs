@@ -5,6 +5,7 @@ mod arp;
 mod dhcp;
 mod dhcp6;
 mod dns;
+mod guard;
 mod hostile;
 mod icmp;
 mod nd;
