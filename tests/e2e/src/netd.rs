@@ -45,6 +45,11 @@ impl Netd {
         }
     }
 
+    /// The daemon's process number.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }

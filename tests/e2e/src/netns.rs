@@ -15,6 +15,7 @@ use std::time::Duration;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
+use crate::binary::unpacked_libraries;
 use crate::process::{capture, run};
 
 /// How long a step that should be quick may take, on a machine with other work.
@@ -22,12 +23,19 @@ pub const SOON: Duration = Duration::from_secs(20);
 
 const PREFIX: &str = "vmlan-e2e";
 
+/// Accounts that the daemons of the tests look for.
+const PASSWD: &str = "root:x:0:0::/:/bin/sh\navahi:x:970:970::/:/bin/false\n\
+    messagebus:x:971:971::/:/bin/false\nsystemd-resolve:x:972:972::/:/bin/false\n\
+    nobody:x:65534:65534::/:/bin/false\n";
+const GROUP: &str = "root:x:0:\navahi:x:970:\nmessagebus:x:971:\nsystemd-resolve:x:972:\n\
+    netdev:x:973:\nnogroup:x:65534:\n";
+
 /// A network namespace with its loopback up, and nothing else.
 #[derive(Debug)]
 pub struct Netns {
     name: String,
     path: PathBuf,
-    etc: Option<TempDir>,
+    files: Option<TempDir>,
 }
 
 impl Netns {
@@ -39,7 +47,7 @@ impl Netns {
         let name = format!("{PREFIX}-{}-{count}", std::process::id());
         run(ip().args(["netns", "add", &name]), SOON);
         let path = Path::new("/run/netns").join(&name);
-        let netns = Self { name, path, etc: None };
+        let netns = Self { name, path, files: None };
         netns.ip("link set lo up");
         netns
     }
@@ -57,10 +65,16 @@ impl Netns {
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = ip();
         command.args(["netns", "exec", &self.name]);
-        if let Some(etc) = &self.etc {
-            // The mounts that follow are those of a mount namespace that `ip` has made.
-            let script = r#"mount --bind "$0" /etc && exec "$@""#;
-            command.args(["sh", "-c", script]).arg(etc.path());
+        if let Some(files) = &self.files {
+            // The mounts are those of a mount namespace that `ip` has made.
+            let script = r#"
+                mount --bind "$0/etc" /etc && mount --rbind /run/netns "$0/run/netns" &&
+                mount --rbind "$0/run" /run && exec "$@""#;
+            command.args(["sh", "-c", script]).arg(files.path());
+            let mut libraries = unpacked_libraries();
+            libraries.push(":");
+            libraries.push(files.path().join("lib"));
+            command.arg("env").arg(libraries);
         }
         command.arg(program);
         command
@@ -103,19 +117,31 @@ impl Netns {
         fs::write(dir.join("resolv.conf"), text).expect("/etc/netns can be written");
     }
 
-    /// Gives the namespace's processes an /etc of their own, with accounts and little else, and
-    /// returns the directory: what happens in it happens in /etc.
-    pub fn own_etc(&mut self) -> &Path {
-        let etc = tempfile::tempdir().expect("a temporary directory");
-        fs::set_permissions(etc.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
-        for file in ["passwd", "group", "ld.so.cache", "services", "protocols", "localtime"] {
+    /// Gives the namespace's processes an /etc and a /run of their own, with accounts and little
+    /// else. Sources of nsswitch are found among those that were unpacked for the tests, and in
+    /// `lib` beside the directory that is returned: what happens in it happens in /etc.
+    pub fn own_files(&mut self) -> PathBuf {
+        let files = tempfile::tempdir().expect("a temporary directory");
+        fs::set_permissions(files.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
+        let etc = files.path().join("etc");
+        fs::create_dir(&etc)
+            .and_then(|()| fs::create_dir(files.path().join("lib")))
+            .and_then(|()| fs::create_dir_all(files.path().join("run/netns")))
+            .expect("directories in a temporary one");
+        for file in ["ld.so.cache", "services", "protocols", "localtime"] {
             // Not every system has all of them.
-            let _ = fs::copy(Path::new("/etc").join(file), etc.path().join(file));
+            let _ = fs::copy(Path::new("/etc").join(file), etc.join(file));
         }
-        fs::write(etc.path().join("hosts"), "127.0.0.1 localhost\n::1 localhost\n")
-            .and_then(|()| fs::write(etc.path().join("nsswitch.conf"), "hosts: files dns\n"))
-            .expect("files in a temporary directory");
-        self.etc.insert(etc).path()
+        for (file, text) in [
+            ("hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+            ("nsswitch.conf", "hosts: files dns\n"),
+            ("passwd", PASSWD),
+            ("group", GROUP),
+        ] {
+            fs::write(etc.join(file), text).expect("a file in a temporary directory");
+        }
+        self.files = Some(files);
+        etc
     }
 
     /// Calls `f` on a thread of the namespace. Sockets made there stay there.
@@ -192,7 +218,7 @@ fn sweep() {
         let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').nth(1));
         let gone = |pid: &str| !Path::new("/proc").join(pid).exists();
         if owner.is_some_and(gone) {
-            drop(Netns { path: Path::new("/run/netns").join(&name), name, etc: None });
+            drop(Netns { path: Path::new("/run/netns").join(&name), name, files: None });
         }
     }
 }

@@ -29,7 +29,7 @@ impl Scene {
     #[track_caller]
     fn new(prepare: impl FnOnce(&Path)) -> Self {
         let (mut host, outside) = host_and_outside();
-        let etc = host.own_etc().to_owned();
+        let etc = host.own_files();
         prepare(&etc);
         outside.ip("address add 198.51.100.3/24 dev down0");
         let first = Upstream::of(&outside, OUTSIDE, [203, 0, 113, 1]);
@@ -200,7 +200,7 @@ fn an_ipv6_nameserver() {
 #[test]
 fn the_network_comes_later() {
     let (mut host, outside) = host_and_outside();
-    let etc = host.own_etc().to_owned();
+    let etc = host.own_files();
     host.ip("link set up0 down");
     let upstream = Upstream::of(&outside, OUTSIDE, [203, 0, 113, 1]);
     let world = World::on(host, outside, "ifname=tap0", &[]);
@@ -226,7 +226,7 @@ fn the_network_comes_later() {
 #[test]
 fn the_way_comes_later() {
     let (mut host, outside) = host_and_outside();
-    write(host.own_etc().join("resolv.conf"), ONE);
+    write(host.own_files().join("resolv.conf"), ONE);
     host.ip("link set up0 down");
     let _upstream = Upstream::of(&outside, OUTSIDE, [203, 0, 113, 1]);
     let world = World::on(host, outside, "ifname=tap0", &[]);
