@@ -3,6 +3,8 @@
 //! the command line itself is wrong.
 #![forbid(unsafe_code)]
 
+mod dns;
+mod names;
 mod netd;
 mod run;
 
@@ -22,6 +24,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Dns(dns::Args),
     Netd(Box<netd::Args>),
     Run(run::Args),
 }
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let result = match cli.command {
+        Command::Dns(args) => dns::run(&args),
         Command::Netd(args) => netd::run(&args),
         Command::Run(args) => run::run(args),
     };

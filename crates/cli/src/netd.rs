@@ -17,6 +17,7 @@ use vmlan_netd::Netns;
 use vmlan_netd::{Daemon, DaemonError, PidFile};
 
 use crate::Failure;
+use crate::names::NameArgs;
 
 /// Serve a network in the foreground.
 ///
@@ -77,6 +78,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PORT", value_delimiter = ',',
           value_parser = clap::value_parser!(u16).range(1..))]
     host_loopback: Vec<u16>,
+
+    #[command(flatten)]
+    names: NameArgs,
 
     /// Write every frame to a new file, in pcapng.
     #[arg(long, value_name = "FILE")]
@@ -153,7 +157,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     // Without the right to more files, the network serves fewer flows.
     vmlan_host::raise_fd_limit();
 
-    let mut daemon = Daemon::new(config).map_err(|e| Failure::Failed(e.to_string()))?;
+    let dns = args.names.options()?;
+    let mut daemon = Daemon::new(config, dns).map_err(|e| Failure::Failed(e.to_string()))?;
     build(&mut daemon, args, links)?;
     let _pidfile = announce(args, ready_fd, daemon.engine().config())?;
     daemon.run().map_err(|e| Failure::Failed(e.to_string()))?;

@@ -10,6 +10,7 @@ use vmlan_engine::config::{HostLoopback, Ipv4Net};
 use vmlan_engine::{Config, Forward};
 
 use crate::Failure;
+use crate::names::NameArgs;
 
 /// Run a command on a network of its own.
 ///
@@ -40,6 +41,9 @@ pub(crate) struct Args {
     #[arg(long)]
     no_host_loopback: bool,
 
+    #[command(flatten)]
+    names: NameArgs,
+
     /// Write every frame to FILE, for Wireshark or tcpdump.
     #[arg(long, value_name = "FILE")]
     capture: Option<PathBuf>,
@@ -69,6 +73,7 @@ const GUEST: Ipv4Addr = Ipv4Addr::new(192, 168, 5, 15);
 #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is no such process"))]
 struct Network {
     config: Config,
+    dns: vmlan_dns::Options,
     forwards: Vec<Forward>,
     capture: Option<PathBuf>,
 }
@@ -83,8 +88,9 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
     if args.no_host_loopback {
         config.host_loopback = HostLoopback::None;
     }
+    let dns = args.names.options()?;
     let forwards = args.publish.into_iter().flat_map(|publish| publish.0).collect();
-    let network = Network { config, forwards, capture: args.capture };
+    let network = Network { config, dns, forwards, capture: args.capture };
     match imp::run(args.command, args.root, &network) {
         Ok(code) => Ok(code),
         Err(why) => {
@@ -155,7 +161,7 @@ mod imp {
     ) -> Result<(), Box<dyn std::error::Error>> {
         // Without the right to more files, the network serves fewer flows.
         vmlan_host::raise_fd_limit();
-        let mut daemon = Daemon::new(network.config.clone())?;
+        let mut daemon = Daemon::new(network.config.clone(), network.dns.clone())?;
         for forward in &network.forwards {
             daemon.add_forward(forward.clone())?;
         }

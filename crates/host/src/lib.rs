@@ -1,5 +1,5 @@
 //! vmlan's host side: the machine's sockets behind [`vmlan_engine::Host`], non-blocking and
-//! edge-triggered, and the name service that guests ask.
+//! edge-triggered, and the resolver among them.
 //!
 //! [`Sockets`] registers each socket once, for its whole life, with the loop's poll. The loop gives
 //! events back by token: below [`Sockets::INTERNAL`] they are the engine's, with that bit set they
@@ -16,6 +16,6 @@ mod stream;
 mod sys;
 mod token;
 
-pub use dns::DnsSource;
+pub use dns::{DnsPorts, PortError, resolve};
 pub use limits::raise_fd_limit;
-pub use sockets::{Options, Sockets};
+pub use sockets::Sockets;

@@ -1,14 +1,15 @@
 //! The table of the engine's sockets, and [`Host`] over it. What each kind of socket does is told
 //! in its own module.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::net::{IpAddr, SocketAddr};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use rustix::io::Errno;
 use slab::Slab;
+use vmlan_dns::{Answers, Resolver};
 use vmlan_engine::io::{
     Accepted, Close, Datagram, DatagramKind, DatagramOptions, Drained, Failure, IcmpError,
     ListenAddr, Received, Sent, StreamTarget,
@@ -16,19 +17,11 @@ use vmlan_engine::io::{
 use vmlan_engine::{Host, Instant, Readiness, SockId, Token};
 
 use crate::datagram::{self, Datagrams};
-use crate::dns::{Dns, DnsSource};
+use crate::dns::Dns;
 use crate::explain;
 use crate::listener::Listener;
 use crate::stream::Stream;
-use crate::token::{self, Class, Internal};
-
-/// How the host behaves.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    pub dns: DnsSource,
-    /// Names that are answered here and never asked of a nameserver.
-    pub hosts: Vec<(String, Vec<IpAddr>)>,
-}
+use crate::token::{self, Internal};
 
 /// The machine's sockets.
 #[derive(Debug)]
@@ -61,37 +54,45 @@ impl Sockets {
     /// Set in the tokens of sockets that are the host's own.
     pub const INTERNAL: usize = token::INTERNAL;
 
-    pub fn new(registry: Registry, options: Options) -> Self {
-        Self {
+    pub fn new(registry: Registry, dns: vmlan_dns::Options) -> io::Result<Self> {
+        let dns = Dns::new(registry.try_clone()?, dns);
+        Ok(Self {
             registry,
             table: Slab::new(),
             datagrams: Datagrams::default(),
             refused_bind: None,
-            dns: Dns::new(options.dns, options.hosts),
+            dns,
             generation: 0,
-        }
+        })
     }
 
     /// An event of a token with [`Self::INTERNAL`] set.
     pub fn handle_internal(&mut self, token: mio::Token, event: &mio::event::Event, now: Instant) {
         let Some(internal) = Internal::of(token) else { return };
-        match internal.class {
-            Class::Loopback => self.loopback_settled(internal),
-            _ => {
-                let ready = Self::readiness(event);
-                self.dns.handle(&self.registry, &mut self.datagrams.batches, internal, ready, now);
-            }
+        match internal {
+            Internal::Loopback { index, generation } => self.loopback_settled(index, generation),
+            Internal::Dns => self.dns.handle(&mut self.datagrams.batches, event, now),
         }
     }
 
-    /// The next answer to a query of the engine's. To be called until `None` after every call that
-    /// may have brought one: a query, an internal event, a timeout.
-    pub fn take_dns_answer(&mut self) -> Option<(Token, Vec<u8>)> {
-        self.dns.take_answer()
+    /// The resolver that answers the guests.
+    pub fn resolver(&mut self) -> &mut Resolver {
+        self.dns.resolver()
+    }
+
+    /// Asks what queries since the last call have left to ask. To be called once in every pass.
+    pub fn flush_dns(&mut self, now: Instant) {
+        self.dns.flush(&mut self.datagrams.batches, now);
+    }
+
+    /// Answers to the engine's queries, by token; to be cleared when they are taken. To be looked
+    /// at after every call that may have brought some: a query, an internal event, a timeout.
+    pub fn dns_answers(&mut self) -> &mut Answers<u64> {
+        self.dns.answers()
     }
 
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.dns.handle_timeout(&self.registry, &mut self.datagrams.batches, now);
+        self.dns.handle_timeout(&mut self.datagrams.batches, now);
     }
 
     /// When [`Self::handle_timeout`] has to be called next; a time in the past means at once.
@@ -178,7 +179,7 @@ impl Host for Sockets {
         match target {
             StreamTarget::Tcp(addr) => self.connect_tcp(token, *addr, ttl),
             StreamTarget::Dns => {
-                let fd = self.dns.open_stream(&self.registry)?;
+                let fd = self.dns.open_stream(0)?;
                 let kind = Kind::Stream(Stream::local());
                 self.insert(token, fd, kind).ok_or(Failure::Exhausted)
             }
@@ -287,6 +288,6 @@ impl Host for Sockets {
     }
 
     fn dns_query(&mut self, token: Token, message: &[u8]) {
-        self.dns.query(&self.registry, token, message);
+        self.dns.query(token.0, 0, message);
     }
 }

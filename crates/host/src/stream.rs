@@ -20,7 +20,7 @@ use vmlan_engine::{SockId, Token};
 use crate::failure::failure;
 use crate::sockets::{Kind, Sockets, engine_token, register};
 use crate::sys;
-use crate::token::{Class, Internal};
+use crate::token::{self, Internal};
 
 /// Slices that one system call takes (`IOV_MAX`).
 const MAX_SLICES: usize = 1024;
@@ -143,19 +143,21 @@ impl Sockets {
         ttl: Option<u8>,
     ) -> Option<SockId> {
         let generation = self.next_generation();
-        let internal = Internal::new(Class::Loopback, self.table.vacant_key(), generation);
+        // As many bits of it as a token has.
+        let generation = generation & token::GENERATION;
+        let internal = Internal::Loopback { index: self.table.vacant_key(), generation };
         register(&self.registry, &fd, internal.token())?;
-        let fallback = Fallback { port, ttl, generation: internal.generation };
+        let fallback = Fallback { port, ttl, generation };
         let stream = Stream { fallback: Some(Box::new(fallback)), ..Stream::connecting() };
         self.insert_registered(token, fd, Kind::Stream(stream))
     }
 
     /// A connect to `[::1]` has succeeded or failed.
-    pub(crate) fn loopback_settled(&mut self, internal: Internal) {
-        let Some(socket) = self.table.get_mut(internal.index) else { return };
+    pub(crate) fn loopback_settled(&mut self, index: usize, generation: u32) {
+        let Some(socket) = self.table.get_mut(index) else { return };
         let Kind::Stream(stream) = &mut socket.kind else { return };
         let Some(fallback) = &stream.fallback else { return };
-        if fallback.generation != internal.generation {
+        if fallback.generation != generation {
             return;
         }
         let (port, ttl) = (fallback.port, fallback.ttl);

@@ -9,9 +9,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::{PLAIN, Rig};
+use vmlan_dns::{Options, Source};
 use vmlan_engine::io::{DatagramKind, DatagramOptions, Failure, StreamTarget};
 use vmlan_engine::{Host, SockId, Token};
-use vmlan_host::{DnsSource, Options};
 
 const INSIDE: &str = "VMLAN_TEST_INSIDE";
 
@@ -275,8 +275,8 @@ fn nameservers_are_those_of_resolv_conf() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("resolv.conf");
     std::fs::write(&path, "nameserver 127.0.0.53\n").unwrap();
-    let dns = DnsSource::ResolvConf(path.clone());
-    let mut rig = Rig::with(Options { dns, hosts: vec![] });
+    let source = Source::ResolvConf(path.clone());
+    let mut rig = Rig::with(Options { source, ..Options::default() });
     let query = [&[0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], b"\x01a\0\0\x01\0\x01"].concat();
     let mut reply = query.clone();
     reply[2] |= 0x80;
@@ -284,6 +284,7 @@ fn nameservers_are_those_of_resolv_conf() {
         let server = UdpSocket::bind(at).unwrap();
         server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         rig.sockets.dns_query(Token(token), &query);
+        rig.turn(Duration::ZERO);
         let mut buf = [0; 512];
         let (len, from) = server.recv_from(&mut buf).unwrap();
         assert_eq!(buf[2..len], query[2..]);

@@ -6,6 +6,7 @@
 use std::time::Instant as SystemInstant;
 
 use mio::event::Event;
+use vmlan_dns::Answers;
 use vmlan_engine::{Engine, Forward, ForwardId, Instant, Io, PortId, Token};
 use vmlan_host::Sockets;
 use vmlan_link::{Link, PeerId};
@@ -35,6 +36,8 @@ pub(crate) struct Core {
     pub(crate) clock: Clock,
     now: Instant,
     batch: FrameBatch,
+    /// Storage for answers that are being taken.
+    dns_answers: Answers<u64>,
     /// Ports with room again, for [`Core::flush`].
     writable: Vec<PortId>,
 }
@@ -56,6 +59,7 @@ impl Core {
             clock,
             now: clock.now(),
             batch: FrameBatch::with_capacity(BATCH),
+            dns_answers: Answers::default(),
             writable: Vec::new(),
         }
     }
@@ -101,7 +105,7 @@ impl Core {
     /// What follows the events of a pass.
     pub(crate) fn work(&mut self) {
         self.read_links();
-        self.dns_answers();
+        self.dns();
         self.timeouts();
         self.flush();
     }
@@ -153,11 +157,16 @@ impl Core {
         }
     }
 
-    fn dns_answers(&mut self) {
-        while let Some((token, message)) = self.sockets.take_dns_answer() {
+    fn dns(&mut self) {
+        self.sockets.flush_dns(self.now);
+        let mut answers = std::mem::take(&mut self.dns_answers);
+        std::mem::swap(&mut answers, self.sockets.dns_answers());
+        for answer in answers.iter() {
             let (engine, mut io) = engine!(self);
-            engine.handle_dns_answer(token, &message, &mut io);
+            engine.handle_dns_answer(Token(answer.to), answer.message, &mut io);
         }
+        answers.clear();
+        self.dns_answers = answers;
     }
 
     fn timeouts(&mut self) {

@@ -1,7 +1,6 @@
 //! A network's daemon: put together piece by piece, then run until something stops it.
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant as SystemInstant};
@@ -19,6 +18,7 @@ use vmlan_link::stream::StreamLink;
 use crate::clock::Clock;
 use crate::control::Control;
 use crate::core::Core;
+use crate::dns;
 use crate::leases::LeaseFile;
 use crate::listener::Listeners;
 use crate::ports::Ports;
@@ -33,9 +33,6 @@ const EVENTS: usize = 256;
 
 /// How long a network whose guests are gone tries to pass on what they have sent.
 const FINISH: Duration = Duration::from_millis(2500);
-
-/// The name by which guests know the host.
-const HOST_NAME: &str = "host.lima.internal";
 
 /// One network: its engine, its guests' links and the host's sockets, in one thread.
 #[derive(Debug)]
@@ -52,16 +49,16 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// A network without guests.
-    pub fn new(config: Config) -> Result<Self, DaemonError> {
+    /// A network without guests, whose names are also those that `dns` says.
+    pub fn new(mut config: Config, mut dns: vmlan_dns::Options) -> Result<Self, DaemonError> {
         let failed = || DaemonError::io("cannot poll");
         let poll = Poll::new().map_err(failed())?;
         let clock = Clock::start();
         let registry = || poll.registry().try_clone();
         let ports = Ports::new(registry().map_err(failed())?, config.mtu);
-        let hosts = vec![(HOST_NAME.to_owned(), host_addresses(&config))];
-        let options = vmlan_host::Options { hosts, ..vmlan_host::Options::default() };
-        let sockets = Sockets::new(registry().map_err(failed())?, options);
+        dns::add_names(&mut dns.names, &config);
+        let mut sockets = Sockets::new(registry().map_err(failed())?, dns).map_err(failed())?;
+        config.search = sockets.resolver().search().to_vec();
         let engine = Engine::new(config, clock.now());
         Ok(Self {
             core: Core::new(engine, sockets, ports, clock),
@@ -249,8 +246,4 @@ impl Daemon {
             self.accept(index);
         }
     }
-}
-
-fn host_addresses(config: &Config) -> Vec<IpAddr> {
-    vec![config.host.into(), config.ipv6.host().into()]
 }

@@ -16,6 +16,8 @@ pub enum DaemonError {
     Capture { path: PathBuf, source: io::Error },
     #[error("{}: {source}", path.display())]
     Leases { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Port(#[from] vmlan_host::PortError),
     #[error("the network has no port left for another guest")]
     NoPort,
     #[error("{what}: {source}")]

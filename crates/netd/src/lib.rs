@@ -11,6 +11,7 @@ mod clock;
 mod control;
 mod core;
 mod daemon;
+mod dns;
 mod error;
 mod fd;
 mod forward;
@@ -30,6 +31,7 @@ mod watch;
 mod wrappers;
 
 pub use daemon::Daemon;
+pub use dns::{Server as DnsServer, add_names};
 pub use error::DaemonError;
 pub use fd::{FdError, inherited};
 pub use forward::{ForwardError, check as check_forward};

@@ -7,9 +7,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use mio::{Events, Poll};
+use vmlan_dns::{Options, Source};
 use vmlan_engine::io::{DatagramOptions, Failure, Received, Sent, StreamTarget};
 use vmlan_engine::{Host, Instant, Readiness, SockId, Token};
-use vmlan_host::{DnsSource, Options, Sockets};
+use vmlan_host::Sockets;
 
 /// How long anything may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -25,7 +26,7 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new() -> Self {
-        Self::with(Options { dns: DnsSource::Servers(vec![]), hosts: vec![] })
+        Self::with(Options { source: Source::Servers(vec![]), ..Options::default() })
     }
 
     pub(crate) fn with(options: Options) -> Self {
@@ -34,7 +35,7 @@ impl Rig {
         Self {
             poll,
             events: Events::with_capacity(256),
-            sockets: Sockets::new(registry, options),
+            sockets: Sockets::new(registry, options).unwrap(),
             start: std::time::Instant::now(),
             ready: HashMap::new(),
             answers: HashMap::new(),
@@ -47,6 +48,7 @@ impl Rig {
 
     /// One pass of a loop.
     pub(crate) fn turn(&mut self, patience: Duration) {
+        self.sockets.flush_dns(self.now());
         let due = self.sockets.next_timeout().map(|due| due.since(self.now()));
         self.poll
             .poll(&mut self.events, Some(due.map_or(patience, |due| due.min(patience))))
@@ -67,8 +69,11 @@ impl Rig {
         if self.sockets.next_timeout().is_some_and(|due| due <= now) {
             self.sockets.handle_timeout(now);
         }
-        while let Some((token, message)) = self.sockets.take_dns_answer() {
-            assert!(self.answers.insert(token.0, message).is_none(), "answered twice");
+        self.sockets.flush_dns(now);
+        let answers = std::mem::take(self.sockets.dns_answers());
+        for answer in answers.iter() {
+            let before = self.answers.insert(answer.to, answer.message.to_vec());
+            assert!(before.is_none(), "answered twice");
         }
     }
 

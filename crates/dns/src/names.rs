@@ -1,0 +1,240 @@
+//! Names that the network itself gives: never asked of a nameserver, whatever the type, and never
+//! in the way of any other name. They may come and go while the resolver runs.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use crate::message::Alias;
+use crate::name::{self, NameError};
+
+/// Aliases that are followed.
+const MAX_CHAIN: usize = 16;
+
+/// What a name stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Address(IpAddr),
+    /// Another name, here or anywhere.
+    Alias(String),
+}
+
+/// The network's own names.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    by_name: HashMap<Box<[u8]>, Entry>,
+    /// The first name that was given to an address.
+    by_address: HashMap<IpAddr, Box<[u8]>>,
+    /// Subnets whose addresses nobody else has names for.
+    subnets: Vec<(IpAddr, u8)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Entry {
+    Addresses(Vec<IpAddr>),
+    Alias(Box<[u8]>),
+}
+
+/// What the network knows of a name.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found<'a> {
+    /// The name is somebody else's. With a chain, its last name is.
+    Elsewhere(Alias),
+    /// There is no such name.
+    Missing,
+    /// The name stands for these, maybe by way of others. There may be none.
+    Addresses(Alias, &'a [IpAddr]),
+    /// The name of an address.
+    Name(&'a [u8]),
+}
+
+impl Names {
+    /// Gives a name one more address, or makes it an alias. An alias has nothing else.
+    pub fn add(&mut self, name: &str, target: &Target) -> Result<(), NameError> {
+        let name = name::from_text(name)?;
+        match target {
+            Target::Alias(target) => {
+                let target = name::from_text(target)?;
+                self.remove_wire(&name);
+                self.by_name.insert(name, Entry::Alias(target));
+            }
+            &Target::Address(address) => {
+                self.by_address.entry(address).or_insert_with(|| name.clone());
+                match self.by_name.get_mut(&name) {
+                    Some(Entry::Addresses(known)) if known.contains(&address) => {}
+                    Some(Entry::Addresses(known)) => known.push(address),
+                    _ => {
+                        self.by_name.insert(name, Entry::Addresses(vec![address]));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a name away, with all it stood for.
+    pub fn remove(&mut self, name: &str) {
+        if let Ok(name) = name::from_text(name) {
+            self.remove_wire(&name);
+        }
+    }
+
+    fn remove_wire(&mut self, name: &[u8]) {
+        if let Some(Entry::Addresses(addresses)) = self.by_name.remove(name) {
+            for address in addresses {
+                if self.by_address.get(&address).is_some_and(|named| **named == *name) {
+                    self.by_address.remove(&address);
+                    let other = self.by_name.iter().find(|(_, entry)| {
+                        matches!(entry, Entry::Addresses(known) if known.contains(&address))
+                    });
+                    if let Some((other, _)) = other {
+                        self.by_address.insert(address, other.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes the reverse names of a subnet the network's own.
+    pub fn add_subnet(&mut self, network: IpAddr, prefix: u8) {
+        self.subnets.push((network, prefix));
+    }
+
+    /// Looks a folded name up.
+    pub(crate) fn find(&self, name: &[u8]) -> Found<'_> {
+        match self.by_name.get(name) {
+            None if is_reserved(name) => Found::Missing,
+            None => self.find_reverse(name),
+            Some(Entry::Addresses(addresses)) => Found::Addresses(Alias::new(), addresses),
+            Some(Entry::Alias(target)) => self.follow(name, target),
+        }
+    }
+
+    fn follow<'a>(&'a self, name: &[u8], mut target: &'a [u8]) -> Found<'a> {
+        let mut chain: Alias = vec![name.into()];
+        let mut seen = HashSet::from([name.to_vec()]);
+        loop {
+            chain.push(target.into());
+            if !seen.insert(target.to_vec()) || chain.len() > MAX_CHAIN {
+                // Round in a circle: there is nothing at its end.
+                return Found::Addresses(chain, &[]);
+            }
+            match self.by_name.get(target) {
+                Some(Entry::Addresses(addresses)) => return Found::Addresses(chain, addresses),
+                Some(Entry::Alias(next)) => target = next,
+                None if is_reserved(target) => return Found::Addresses(chain, &[]),
+                None => return Found::Elsewhere(chain),
+            }
+        }
+    }
+
+    fn find_reverse(&self, name: &[u8]) -> Found<'_> {
+        let Some(address) = name::reverse(name) else { return Found::Elsewhere(Alias::new()) };
+        match self.by_address.get(&address) {
+            Some(name) => Found::Name(name),
+            None if self.subnets.iter().any(|subnet| contains(*subnet, address)) => Found::Missing,
+            None => Found::Elsewhere(Alias::new()),
+        }
+    }
+}
+
+/// Whether a name is vmlan's, there or not: `host.lima.internal` and its like, and the names of
+/// instances.
+fn is_reserved(name: &[u8]) -> bool {
+    let mut from_top = [&b""[..]; 2];
+    for label in name::labels(name) {
+        from_top = [from_top[1], label];
+    }
+    from_top[1] == b"internal" && (from_top[0] == b"lima" || from_top[0].starts_with(b"lima-"))
+}
+
+fn contains((network, prefix): (IpAddr, u8), address: IpAddr) -> bool {
+    let bits = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => u128::from(ip.to_bits()) << 96,
+        IpAddr::V6(ip) => ip.to_bits(),
+    };
+    let mask = u128::MAX.checked_shl(128 - u32::from(prefix.min(128))).unwrap_or(0);
+    network.is_ipv4() == address.is_ipv4() && bits(network) & mask == bits(address) & mask
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire(name: &str) -> Box<[u8]> {
+        name::from_text(name).unwrap()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn names(list: &[(&str, &str)]) -> Names {
+        let mut names = Names::default();
+        for (name, target) in list {
+            let target = match target.parse() {
+                Ok(address) => Target::Address(address),
+                Err(_) => Target::Alias((*target).to_owned()),
+            };
+            names.add(name, &target).unwrap();
+        }
+        names
+    }
+
+    #[test]
+    fn only_exact_names_are_known() {
+        let names = names(&[("Local.Example.dev", "10.0.0.1"), ("local.example.dev", "fd00::1")]);
+        let both = [ip("10.0.0.1"), ip("fd00::1")];
+        let found = |name: &str| names.find(&wire(name)) == Found::Addresses(vec![], &both);
+        assert!(found("local.example.dev"));
+        for other in ["dev", "example.dev", "other.example.dev", "a.local.example.dev", "."] {
+            let other = if other == "." { Box::from(&b"\0"[..]) } else { wire(other) };
+            assert_eq!(names.find(&other), Found::Elsewhere(vec![]));
+        }
+    }
+
+    #[test]
+    fn the_networks_own_names_are_missing_or_there() {
+        let names = names(&[("host.lima.internal", "192.168.5.2")]);
+        for missing in ["x.lima.internal", "lima.internal", "lima-b.internal", "a.lima-b.internal"]
+        {
+            assert_eq!(names.find(&wire(missing)), Found::Missing, "{missing}");
+        }
+        for other in ["internal", "corp.internal", "limax.internal", "lima-b.internal.example"] {
+            assert_eq!(names.find(&wire(other)), Found::Elsewhere(vec![]), "{other}");
+        }
+    }
+
+    #[test]
+    fn chains_are_followed_and_circles_cut() {
+        let names = names(&[
+            ("a.test", "b.test"),
+            ("b.test", "c.test"),
+            ("c.test", "10.0.0.3"),
+            ("out.test", "deb.example"),
+            ("x.test", "y.test"),
+            ("y.test", "x.test"),
+        ]);
+        let chain = |list: &[&str]| list.iter().map(|name| wire(name)).collect::<Alias>();
+        let expected = chain(&["a.test", "b.test", "c.test"]);
+        assert_eq!(names.find(&wire("a.test")), Found::Addresses(expected, &[ip("10.0.0.3")]));
+        let expected = chain(&["out.test", "deb.example"]);
+        assert_eq!(names.find(&wire("out.test")), Found::Elsewhere(expected));
+        let expected = chain(&["x.test", "y.test", "x.test"]);
+        assert_eq!(names.find(&wire("x.test")), Found::Addresses(expected, &[]));
+    }
+
+    #[test]
+    fn addresses_have_names_as_long_as_the_names_last() {
+        let mut names = names(&[("a.test", "192.168.5.15"), ("b.test", "192.168.5.15")]);
+        names.add_subnet(ip("192.168.5.0"), 24);
+        let ptr = |octet: u8| wire(&format!("{octet}.5.168.192.in-addr.arpa"));
+        assert_eq!(names.find(&ptr(15)), Found::Name(&wire("a.test")));
+        assert_eq!(names.find(&ptr(16)), Found::Missing);
+        assert_eq!(names.find(&wire("1.6.168.192.in-addr.arpa")), Found::Elsewhere(vec![]));
+        names.remove("A.test");
+        assert_eq!(names.find(&ptr(15)), Found::Name(&wire("b.test")));
+        names.remove("b.test");
+        assert_eq!(names.find(&ptr(15)), Found::Missing);
+        assert_eq!(names.find(&wire("a.test")), Found::Elsewhere(vec![]));
+    }
+}

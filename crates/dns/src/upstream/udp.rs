@@ -1,0 +1,358 @@
+//! Questions over UDP. Each nameserver is asked from a handful of sockets that are connected to it,
+//! so that nobody else can answer, with ids and source ports that cannot be foreseen (RFC 5452).
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrayvec::ArrayVec;
+use mio::Interest;
+use mio::unix::SourceFd;
+use rustix::io::Errno;
+use slab::Slab;
+
+use super::Poll;
+use crate::core::{Core, Question, Tries};
+use crate::message;
+use crate::random::Random;
+use crate::sys;
+use crate::token::{Class, Key};
+
+/// Datagrams in few system calls: lent by the owner of the resolver for a call.
+pub trait Datagrams {
+    /// Sends payloads to the peer of a connected socket, and tells how many were sent and which
+    /// error ended it.
+    fn send(&mut self, fd: &OwnedFd, to: SocketAddr, payloads: &[&[u8]]) -> (usize, Option<Errno>);
+
+    /// Receives up to `max` datagrams and tells how many it asked for and got.
+    fn recv(
+        &mut self,
+        fd: &OwnedFd,
+        max: usize,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> Result<(usize, usize), Errno>;
+}
+
+/// Source ports for one nameserver; on this machine there is nobody to hide from.
+const PORTS: usize = 8;
+const LOCAL_PORTS: usize = 2;
+
+/// A port is given up after so many queries, or after a rest: the route may have changed, and with
+/// it the address that a connected socket keeps.
+const MAX_USES: u32 = 4096;
+const MAX_REST: Duration = Duration::from_secs(15);
+
+/// Batches that are read from one socket before others get their turn.
+const MAX_BATCHES: usize = 16;
+const BATCH: usize = 30;
+
+/// Attempts to find an id that is not in use.
+const ID_TRIES: usize = 8;
+
+#[derive(Debug, Default)]
+pub(super) struct Udp {
+    sockets: Slab<Socket>,
+    pools: Vec<Pool>,
+    /// Questions by socket and id.
+    by_id: HashMap<(usize, u16), usize>,
+    /// Socket, question and id of what is to be sent.
+    queued: Vec<(usize, usize, u16)>,
+    /// Sockets that had more to read when their turn ended.
+    unread: Vec<usize>,
+    retired: usize,
+    random: Random,
+}
+
+/// The sockets to one nameserver.
+#[derive(Debug)]
+struct Pool {
+    server: SocketAddr,
+    ports: Vec<Option<usize>>,
+}
+
+#[derive(Debug)]
+struct Socket {
+    fd: Arc<OwnedFd>,
+    server: SocketAddr,
+    generation: u32,
+    uses: u32,
+    used: Instant,
+    /// No longer in its pool: it only waits for answers.
+    retired: bool,
+}
+
+/// What becomes of a reply.
+type Settle<'a> = &'a mut dyn FnMut(&mut Udp, &mut Core, usize, SocketAddr, &[u8], &mut Vec<usize>);
+
+impl Udp {
+    pub(super) fn is(&self, key: Key) -> bool {
+        self.sockets.get(key.index).is_some_and(|socket| socket.generation == key.generation)
+    }
+
+    /// Puts a question on its way. False if it cannot be.
+    pub(super) fn queue(
+        &mut self,
+        question: &mut Question,
+        index: usize,
+        poll: &mut Poll,
+        server: SocketAddr,
+        now: Instant,
+    ) -> bool {
+        let Ok(socket) = self.port(poll, server, now) else { return false };
+        let id = (0..ID_TRIES)
+            .map(|_| self.random.id())
+            .find(|&id| !self.by_id.contains_key(&(socket, id)));
+        let Some(id) = id else { return false };
+        if question.tries.open.try_push((socket, id)).is_err() {
+            return false;
+        }
+        if let Some(socket) = self.sockets.get_mut(socket) {
+            socket.uses += 1;
+            socket.used = now;
+        }
+        self.by_id.insert((socket, id), index);
+        self.queued.push((socket, index, id));
+        true
+    }
+
+    /// Sends what is queued. True if some of it has failed.
+    pub(super) fn flush(
+        &mut self,
+        core: &mut Core,
+        lanes: &mut dyn Datagrams,
+        lost: &mut Vec<usize>,
+    ) -> bool {
+        const MOST: usize = 64;
+        if self.queued.is_empty() {
+            return false;
+        }
+        let mut queued = std::mem::take(&mut self.queued);
+        queued.sort_unstable_by_key(|&(socket, ..)| socket);
+        for run in queued.chunk_by(|one, other| one.0 == other.0).flat_map(|run| run.chunks(MOST)) {
+            self.send(core, lanes, run, lost);
+        }
+        queued.clear();
+        self.queued = queued;
+        !lost.is_empty()
+    }
+
+    fn send(
+        &mut self,
+        core: &mut Core,
+        lanes: &mut dyn Datagrams,
+        run: &[(usize, usize, u16)],
+        lost: &mut Vec<usize>,
+    ) {
+        let Some(&(socket, ..)) = run.first() else { return };
+        for &(_, index, id) in run {
+            let question = core.questions.get_mut(index);
+            if let Some(place) = question.and_then(|question| question.message.get_mut(..2)) {
+                place.copy_from_slice(&id.to_be_bytes());
+            }
+        }
+        // What was concluded meanwhile is asked of nobody.
+        let open: ArrayVec<(usize, u16), 64> = run
+            .iter()
+            .filter(|&&(socket, index, id)| self.by_id.get(&(socket, id)) == Some(&index))
+            .map(|&(_, index, id)| (index, id))
+            .collect();
+        let payloads: ArrayVec<&[u8], 64> = open
+            .iter()
+            .filter_map(|&(index, _)| Some(core.questions.get(index)?.message.as_slice()))
+            .collect();
+        let Some(Socket { fd, server, .. }) = self.sockets.get(socket) else { return };
+        let (mut sent, mut error) = lanes.send(fd, *server, &payloads);
+        let refused = error == Some(Errno::CONNREFUSED);
+        if refused {
+            // That was the answer to an earlier one.
+            let rest = payloads.get(sent..).unwrap_or_default();
+            let (more, again) = lanes.send(fd, *server, rest);
+            (sent, error) = (sent + more, again);
+        }
+        drop(payloads);
+        match error {
+            // A full queue loses it, as the network may.
+            None | Some(Errno::AGAIN | Errno::NOBUFS) => {}
+            Some(_) => {
+                for &(index, id) in open.iter().skip(sent) {
+                    self.close(core, index, (socket, id));
+                    lost.push(index);
+                }
+            }
+        }
+        if refused {
+            self.refused(core, socket, open.as_slice(), lost);
+        }
+    }
+
+    /// Reads answers, and gives those that are to `settle`.
+    pub(super) fn read(
+        &mut self,
+        core: &mut Core,
+        lanes: &mut dyn Datagrams,
+        index: usize,
+        lost: &mut Vec<usize>,
+        settle: Settle<'_>,
+    ) {
+        for _ in 0..MAX_BATCHES {
+            let Some(socket) = self.sockets.get(index) else { return };
+            let server = socket.server;
+            let fd = Arc::clone(&socket.fd);
+            let read = lanes.recv(&fd, BATCH, &mut |reply| {
+                if let Some(question) = self.question_of(core, index, reply) {
+                    settle(self, core, question, server, reply, lost);
+                }
+            });
+            match read {
+                Ok((asked, got)) if got < asked => return,
+                Ok(_) => {}
+                Err(Errno::AGAIN) => return,
+                // Nobody is there: what was asked here is asked elsewhere.
+                Err(_) => self.refused(core, index, &[], lost),
+            }
+        }
+        self.unread.push(index);
+    }
+
+    /// The question that a reply answers; it is under way on this socket no more.
+    fn question_of(&mut self, core: &mut Core, socket: usize, reply: &[u8]) -> Option<usize> {
+        let id = u16::from_be_bytes(*reply.first_chunk()?);
+        let index = *self.by_id.get(&(socket, id))?;
+        let question = core.questions.get(index)?;
+        if !message::answers(reply, &question.message) {
+            return None;
+        }
+        self.close(core, index, (socket, id));
+        Some(index)
+    }
+
+    /// What was sent on a socket has come back, but for what was sent just now.
+    fn refused(
+        &mut self,
+        core: &mut Core,
+        socket: usize,
+        but: &[(usize, u16)],
+        lost: &mut Vec<usize>,
+    ) {
+        let open: Vec<(usize, u16)> = core
+            .questions
+            .iter()
+            .flat_map(|(index, question)| {
+                question.tries.open.iter().map(move |&(at, id)| (at, index, id))
+            })
+            .filter(|&(at, index, id)| at == socket && !but.contains(&(index, id)))
+            .map(|(_, index, id)| (index, id))
+            .collect();
+        for (index, id) in open {
+            self.close(core, index, (socket, id));
+            lost.push(index);
+        }
+    }
+
+    fn close(&mut self, core: &mut Core, index: usize, at: (usize, u16)) {
+        self.by_id.remove(&at);
+        if let Some(question) = core.questions.get_mut(index) {
+            question.tries.open.retain(|open| *open != at);
+        }
+    }
+
+    /// Lets go of a question that is being ended.
+    pub(super) fn forget(&mut self, tries: &mut Tries) {
+        for at in tries.open.drain(..) {
+            self.by_id.remove(&at);
+        }
+    }
+
+    /// Sockets that brought no answer are used no more.
+    pub(super) fn suspect(&mut self, tries: &Tries) {
+        if let Some(&(socket, _)) = tries.open.last()
+            && let Some(socket) = self.sockets.get_mut(socket)
+        {
+            socket.uses = MAX_USES;
+        }
+    }
+
+    pub(super) fn take_unread(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.unread)
+    }
+
+    pub(super) fn has_unread(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
+    pub(super) fn has_retired(&self) -> bool {
+        self.retired > 0
+    }
+
+    /// Closes sockets that nothing is expected on.
+    pub(super) fn sweep(&mut self, core: &Core, now: Instant) {
+        let Self { sockets, pools, by_id, retired, .. } = self;
+        pools.retain(|pool| {
+            let known = core.servers.contains(pool.server);
+            for &index in pool.ports.iter().flatten().filter(|_| !known) {
+                if let Some(socket) = sockets.get_mut(index) {
+                    socket.retired = true;
+                }
+            }
+            known
+        });
+        let idle = |socket: &Socket| now.saturating_duration_since(socket.used) >= MAX_REST;
+        if sockets.iter().any(|(_, socket)| socket.retired) {
+            let mut busy = vec![false; sockets.capacity()];
+            for (socket, _) in by_id.keys() {
+                if let Some(busy) = busy.get_mut(*socket) {
+                    *busy = true;
+                }
+            }
+            sockets.retain(|index, socket| {
+                !socket.retired || (busy.get(index) == Some(&true) && !idle(socket))
+            });
+        }
+        *retired = sockets.iter().filter(|(_, socket)| socket.retired).count();
+    }
+
+    /// A socket to a nameserver, chosen by chance.
+    fn port(&mut self, poll: &mut Poll, server: SocketAddr, now: Instant) -> Result<usize, Errno> {
+        let pool = match self.pools.iter().position(|pool| pool.server == server) {
+            Some(at) => at,
+            None => {
+                let ports = if server.ip().is_loopback() { LOCAL_PORTS } else { PORTS };
+                self.pools.push(Pool { server, ports: vec![None; ports] });
+                self.pools.len() - 1
+            }
+        };
+        let Some(Pool { ports, .. }) = self.pools.get_mut(pool) else { return Err(Errno::NOBUFS) };
+        let choice = self.random.below(ports.len());
+        let Some(port) = ports.get_mut(choice) else { return Err(Errno::NOBUFS) };
+        if let Some(index) = *port
+            && let Some(socket) = self.sockets.get_mut(index)
+        {
+            let rested = now.saturating_duration_since(socket.used);
+            if socket.uses < MAX_USES && rested < MAX_REST {
+                return Ok(index);
+            }
+            socket.retired = true;
+            self.retired += 1;
+        }
+        *port = None;
+        let fd = sys::udp_socket(server)?;
+        rustix::net::connect(&fd, &server)?;
+        let key = poll.key(Class::Udp, self.sockets.vacant_key());
+        // Nobody waits until a datagram may be sent, and each one sent would wake the loop.
+        let source = fd.as_raw_fd();
+        let registered = poll.registry.register(
+            &mut SourceFd(&source),
+            key.token(poll.base),
+            Interest::READABLE,
+        );
+        registered.map_err(|_| Errno::NOBUFS)?;
+        let generation = key.generation;
+        let fd = Arc::new(fd);
+        let socket = Socket { fd, server, generation, uses: 0, used: now, retired: false };
+        let index = self.sockets.insert(socket);
+        *port = Some(index);
+        Ok(index)
+    }
+}
