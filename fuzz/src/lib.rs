@@ -2,6 +2,7 @@
 //! `fuzz_targets/` makes libFuzzer programs of them; `tests/replay.rs` runs the committed corpora
 //! and a bounded number of mutations with any Rust.
 
+pub mod config;
 #[cfg(target_os = "linux")]
 pub mod datagram;
 pub mod dhcp;
@@ -19,6 +20,7 @@ pub const TARGETS: &[Target] = &[
     ("engine", engine::run),
     ("dhcp", dhcp::run),
     ("dns", dns::run),
+    ("config", config::run),
     ("stream", stream::run),
     ("segment", segment::run),
     #[cfg(target_os = "linux")]

@@ -58,6 +58,7 @@ pub fn of(target: &str) -> Vec<(String, Vec<u8>)> {
         "engine" => engine(),
         "dhcp" => named(dhcp()),
         "dns" => named(dns()),
+        "config" => named(config()),
         "stream" => named(stream()),
         "segment" => named(segment()),
         "datagram" => named(datagram()),
@@ -263,4 +264,49 @@ fn datagram() -> Vec<(&'static str, Vec<u8>)> {
         ("odd", odd.to_vec()),
         ("large", large.to_vec()),
     ]
+}
+
+fn config() -> Vec<(&'static str, Vec<u8>)> {
+    let default =
+        include_str!("../../crates/config/src/snapshots/vmlan_config__template__tests__linux.snap");
+    let default = default.splitn(3, "---\n").nth(2).unwrap_or_default();
+    let odd = "\
+%YAML 1.2
+---
+group: &g \"wh\\x65el\" # who
+networks:
+    # before
+    'a-1': &a {mode: host, gateway: 10.1.0.1, dhcpEnd: ~}
+    b:
+        <<: *a
+        gateway: >-
+            10.2.0.1
+        # inside
+    ? c
+    : {mode: bridged, interface: |-
+        br0
+      }
+    0x10:
+        mode: !!str user-v2
+        gateway: 10.3.0.1
+        vdeSwitch: [1, 2.50, *g]
+...
+";
+    let wrong = "\
+networks:
+  a: {mode: host, gateway: 10.1.0.0}
+  \"b \\e\": {mode: \"x\\u2028\", gateway: 300.1.0.1, netmask: 255.0.255.0}
+  a: {}
+\t c: *d
+";
+    let lima = "\
+networks:
+- lima: shared
+- {lima: user-v2, macAddress: 52:55:55:00:00:01, interface: eth1, metric: 10}
+- vzNAT: true
+  interface: lima0
+- socket: /nowhere
+";
+    let list = [("default", default), ("odd", odd), ("wrong", wrong), ("lima", lima)];
+    list.into_iter().map(|(name, text)| (name, text.as_bytes().to_vec())).collect()
 }

@@ -109,6 +109,11 @@ fn dns() {
 }
 
 #[test]
+fn config() {
+    replay("config");
+}
+
+#[test]
 fn segment() {
     replay("segment");
 }

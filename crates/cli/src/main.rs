@@ -6,7 +6,9 @@
 mod dns;
 mod names;
 mod netd;
+mod network;
 mod run;
+mod schema;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -26,7 +28,9 @@ struct Cli {
 enum Command {
     Dns(dns::Args),
     Netd(Box<netd::Args>),
+    Network(network::Args),
     Run(run::Args),
+    Schema(schema::Args),
 }
 
 /// Why a command failed.
@@ -48,7 +52,9 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Dns(args) => dns::run(&args),
         Command::Netd(args) => netd::run(&args),
+        Command::Network(args) => network::run(&args),
         Command::Run(args) => run::run(args),
+        Command::Schema(args) => schema::run(&args),
     };
     match result {
         Ok(code) => code,
@@ -59,6 +65,16 @@ fn main() -> ExitCode {
                 Failure::Failed(_) => ExitCode::FAILURE,
             }
         }
+    }
+}
+
+/// What was asked for, on standard output. Whoever closes it has seen enough.
+fn print(text: &str) -> Result<ExitCode, Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Failed(format!("standard output: {e}")))
+        }
+        _ => Ok(ExitCode::SUCCESS),
     }
 }
 

@@ -1,0 +1,47 @@
+//! vmlan's configuration: `networks.yaml`, the `networks:` list of `lima.yaml`, and where files are
+//! below `$LIMA_HOME`.
+//!
+//! What a file says is first a raw type, whose every value knows where it stands ([`raw`]), and
+//! becomes once what the program works with ([`Networks`], [`Attachment`]). Every rule is checked on
+//! that way, and what is wrong is told with file, line and column ([`Report`]). Files are changed
+//! with comments and order kept ([`edit`]), and replaced whole or not at all ([`file`]).
+//!
+//! Who starts a network's daemon, and what `limactl` does with the rest of `lima.yaml`, is not this
+//! crate's business. It opens no socket.
+#![forbid(unsafe_code)]
+
+pub mod choose;
+pub mod edit;
+pub mod entry;
+pub mod file;
+mod home;
+mod identifier;
+mod mac;
+pub mod machine;
+mod networks;
+pub mod overlap;
+mod platform;
+pub mod raw;
+pub mod routes;
+pub mod schema;
+mod secure;
+mod source;
+mod subnet;
+mod template;
+#[cfg(test)]
+mod testing;
+mod usage;
+mod yaml;
+
+pub use entry::{Attachment, Instance, Target, attachments};
+pub use file::{FileError, Locked, NetworksFile};
+pub use home::{HomeError, LimaHome, NetworkPaths, SocketPathError};
+pub use identifier::IdentifierError;
+pub use mac::{MacError, mac_address, parse_mac, show_mac};
+pub use networks::{BUILT_IN, Link, Mode, Network, Networks, Paths, Resolved};
+pub use platform::{Os, Platform};
+pub use secure::{PathError, check_paths};
+pub use source::{Diagnostic, Report, Severity, Source, Span};
+pub use subnet::{Subnet, SubnetError, parse_gateway};
+pub use template::default_networks;
+pub use usage::{Users, users_of};
