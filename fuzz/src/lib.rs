@@ -12,6 +12,8 @@ pub mod script;
 pub mod seeds;
 pub mod segment;
 pub mod stream;
+#[cfg(target_os = "linux")]
+pub mod tap;
 
 /// A target's name and function.
 pub type Target = (&'static str, fn(&[u8]));
@@ -25,4 +27,6 @@ pub const TARGETS: &[Target] = &[
     ("segment", segment::run),
     #[cfg(target_os = "linux")]
     ("datagram", datagram::run),
+    #[cfg(target_os = "linux")]
+    ("tap", tap::run),
 ];

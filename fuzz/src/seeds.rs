@@ -62,6 +62,7 @@ pub fn of(target: &str) -> Vec<(String, Vec<u8>)> {
         "stream" => named(stream()),
         "segment" => named(segment()),
         "datagram" => named(datagram()),
+        "tap" => named(tap()),
         _ => Vec::new(),
     }
 }
@@ -309,4 +310,34 @@ networks:
 ";
     let list = [("default", default), ("odd", odd), ("wrong", wrong), ("lima", lima)];
     list.into_iter().map(|(name, text)| (name, text.as_bytes().to_vec())).collect()
+}
+
+fn tap() -> Vec<(&'static str, Vec<u8>)> {
+    // How the header is made, the segment's ends and flags, its length; see the target.
+    let sound = |to: u8, flags: u8, len: u16| {
+        let [high, low] = len.to_be_bytes();
+        vec![1, to, flags, high, low, 5, 180]
+    };
+    let lying = |header: [u8; 10]| {
+        let mut out = vec![2];
+        out.extend_from_slice(&header);
+        out.extend_from_slice(&sound(1, ACK, 9000)[1..]);
+        out
+    };
+    let with = |setup: u8, ops: &[Vec<u8>]| [&[setup][..], &ops.concat()].concat();
+    let talk = [sound(0, SYN, 0), sound(0, ACK, 0), sound(0, ACK, 60_000), sound(0, ACK, 100)];
+    let mut raw = vec![0, 0, 30, 1, 1, 54, 0, 100, 0, 34, 0, 16, 0];
+    raw.extend_from_slice(&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0, 0, 20]);
+    vec![
+        ("talk", with(1, &talk)),
+        ("talk6", with(0x83, &talk)),
+        ("switched", with(1, &[sound(1, ACK, 20_000), sound(2, ACK, 20_000), sound(1, FIN, 1)])),
+        ("datagrams", with(1, &[vec![3, 0, 0, 9, 1], vec![3, 1, 20, 0, 1], vec![3, 2, 200, 0, 1]])),
+        ("raw", with(1, &[raw, vec![0, 0, 4, 1, 1, 1, 1], vec![0, 0, 0]])),
+        ("tiny", with(1, &[lying([1, 1, 54, 0, 1, 0, 34, 0, 16, 0])])),
+        ("zero", with(1, &[lying([1, 1, 54, 0, 0, 0, 34, 0, 16, 0])])),
+        ("far", with(1, &[lying([1, 4, 255, 255, 255, 255, 255, 255, 255, 255])])),
+        ("ecn", with(1, &[lying([1, 0x81, 54, 0, 100, 5, 34, 0, 16, 0])])),
+        ("wrong", with(1, &[lying([3, 4, 0, 0, 100, 5, 13, 0, 1, 0])])),
+    ]
 }

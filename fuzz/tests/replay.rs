@@ -125,8 +125,30 @@ fn datagram() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn tap() {
+    replay("tap");
+}
+
+#[test]
 fn stream() {
     replay("stream");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn seeds_reach_flows_and_the_switch_by_the_device() {
+    let play = |name: &str| {
+        let (_, input) = corpus("tap").into_iter().find(|(path, _)| path.ends_with(name)).unwrap();
+        vmlan_fuzz::tap::play(&input)
+    };
+    for name in ["talk", "talk6"] {
+        let stats = play(name);
+        assert_eq!((stats.tcp_opened, stats.drops().count()), (1, 0), "{name}: {stats:?}");
+        assert!(stats.bytes_out > 60_000, "nothing came back: {stats:?}");
+    }
+    assert!(play("switched").bytes_out > 40_000);
+    assert!(play("datagrams").udp_opened > 0);
 }
 
 /// Pure noise, from nothing.

@@ -61,14 +61,13 @@ impl TapLink {
             device::set_offload(device.as_fd())?;
         }
         rustix::io::ioctl_fionbio(&device, true)?;
-        Ok(Self {
-            device,
-            vnet_header: framing.vnet_header,
-            blocked: false,
-            closed: None,
-            busy: false,
-            single: 0,
-        })
+        Ok(Self::with_framing(device, framing.vnet_header))
+    }
+
+    /// Takes over what only behaves as such a device does: non-blocking, a frame in each read and
+    /// write, behind a `virtio_net_hdr` if told. Tests have sockets for it.
+    pub fn with_framing(device: OwnedFd, vnet_header: bool) -> Self {
+        Self { device, vnet_header, blocked: false, closed: None, busy: false, single: 0 }
     }
 
     /// Whether the descriptor is an open TAP device.
