@@ -32,6 +32,7 @@ pub const REFUSED: u16 = 5;
 
 /// Bits of the header's second word.
 const QR: u16 = 0x8000;
+const OPCODE: u16 = 0x7800;
 const AUTHORITATIVE: u16 = 0x0400;
 pub const TRUNCATED: u16 = 0x0200;
 pub const RECURSION: u16 = 0x0100;
@@ -185,24 +186,54 @@ impl Message {
 /// An answer to `query`, as a server of the test's gives it: the question repeated, and records of
 /// the question's name and type.
 pub fn answer(query: &[u8], rcode: u16, ttl: u32, records: &[Vec<u8>]) -> Vec<u8> {
+    reply(query, rcode, ttl, records, None)
+}
+
+/// An answer without records, but for the SOA that says how long that holds (RFC 2308): its TTL and
+/// its last field.
+pub fn nothing(query: &[u8], rcode: u16, ttl: u32, minimum: u32) -> Vec<u8> {
+    let names = [wire_name("ns.test"), wire_name("hostmaster.test")].concat();
+    let numbers = [1, 7200, 900, 86_400, minimum].map(u32::to_be_bytes).concat();
+    reply(query, rcode, ttl, &[], Some([names, numbers].concat()))
+}
+
+fn reply(
+    query: &[u8],
+    rcode: u16,
+    ttl: u32,
+    records: &[Vec<u8>],
+    authority: Option<Vec<u8>>,
+) -> Vec<u8> {
+    const AVAILABLE: u16 = 0x80;
+    const SIZE: u16 = 4096;
     let mut reader = Reader { message: query, at: 12 };
     let asked = reader.name().and_then(|_| Ok((reader.u16()?, reader.u16()?)));
     let (kind, class) = asked.expect("a question");
-    let count = u16::try_from(records.len()).expect("a handful of records");
+    let edns = Message::decode(query).ok().and_then(|query| query.edns);
+    let kept = u16::from_be_bytes([query[2], query[3]]) & (OPCODE | RECURSION);
+    let answers = u16::try_from(records.len()).expect("a handful of records");
+    let flags = QR | kept | AVAILABLE | rcode;
     let mut message = query[..2].to_vec();
-    let rd = u16::from_be_bytes([query[2], query[3]]) & RECURSION;
-    const AVAILABLE: u16 = 0x80;
-    for word in [QR | rd | AVAILABLE | rcode, 1, count, 0, 0] {
+    for word in [flags, 1, answers, authority.is_some().into(), edns.is_some().into()] {
         message.extend(word.to_be_bytes());
     }
     message.extend(&query[12..reader.at]);
-    for record in records {
-        message.extend([0xc0, 12]);
+    let mut put = |name: &[u8], kind: u16, class: u16, ttl: u32, data: &[u8]| {
+        message.extend(name);
         message.extend(kind.to_be_bytes());
         message.extend(class.to_be_bytes());
         message.extend(ttl.to_be_bytes());
-        message.extend(u16::try_from(record.len()).expect("a short record").to_be_bytes());
-        message.extend(record);
+        message.extend(u16::try_from(data.len()).expect("a short record").to_be_bytes());
+        message.extend(data);
+    };
+    for record in records {
+        put(&[0xc0, 12], kind, class, ttl, record);
+    }
+    if let Some(data) = authority {
+        put(&wire_name("test"), SOA, IN, ttl, &data);
+    }
+    if let Some((_, dnssec)) = edns {
+        put(&[0], OPT, SIZE, if dnssec { DO } else { 0 }, &[]);
     }
     message
 }

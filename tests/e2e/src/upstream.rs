@@ -63,17 +63,20 @@ impl Upstream {
         let udp = Arc::new(udp);
         let upstream = Self { asked: Arc::clone(&asked) };
         let remember = move |message: &[u8], transport, from| {
-            let query = Message::decode(message).expect("vmlan sends whole messages");
+            // What is malformed is no question, and is not answered.
+            let query = Message::decode(message).ok().filter(|query| !query.question.is_empty())?;
             let one = Asked { message: message.to_vec(), query, transport, from };
             asked.lock().expect("no thread panics with it").push(one.clone());
-            one
+            Some(one)
         };
         let (over_udp, over_tcp) = (Arc::clone(&behave), behave);
         let remember_tcp = remember.clone();
         thread::spawn(move || {
             let mut message = vec![0; 65_536];
             while let Ok((length, from)) = udp.recv_from(&mut message) {
-                let asked = remember(&message[..length], Transport::Udp, from);
+                let Some(asked) = remember(&message[..length], Transport::Udp, from) else {
+                    continue;
+                };
                 let (behave, udp) = (Arc::clone(&over_udp), Arc::clone(&udp));
                 thread::spawn(move || {
                     for reply in behave(&asked) {
@@ -114,13 +117,13 @@ impl Upstream {
 fn serve_stream(
     mut stream: TcpStream,
     behave: impl Fn(&Asked) -> Vec<Vec<u8>>,
-    remember: impl Fn(&[u8], Transport, SocketAddr) -> Asked,
+    remember: impl Fn(&[u8], Transport, SocketAddr) -> Option<Asked>,
 ) -> Option<()> {
     stream.set_read_timeout(Some(SOON)).ok()?;
     let from = stream.peer_addr().ok()?;
     loop {
         let message = receive(&mut stream).ok()?;
-        for reply in behave(&remember(&message, Transport::Tcp, from)) {
+        for reply in behave(&remember(&message, Transport::Tcp, from)?) {
             send(&mut stream, &reply).ok()?;
         }
     }

@@ -1,8 +1,13 @@
 //! The network's nameserver: what guests get from it is what the host would get.
 
+mod cached;
 mod changes;
+mod fixed;
 mod guests;
+mod messages;
 mod names;
+mod native;
 mod scene;
 mod table;
 mod upstreams;
+mod waiting;

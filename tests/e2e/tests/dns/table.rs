@@ -157,9 +157,13 @@ fn compare(row: &Row, reply: &Message, first: bool) -> Result<(), String> {
 }
 
 /// The same records in the same order, none of them alive for longer, nor for less than the time
-/// that passed would make it.
+/// that passed would make it. The letter case of names may be that of this question or of another
+/// one (RFC 4343).
 fn records(what: &str, truth: &[Record], reply: &[Record], passed: u64) -> Result<(), String> {
-    let timeless = |record: &Record| Record { ttl: 0, ..record.clone() };
+    let timeless = |record: &Record| {
+        let [name, data] = [&record.name, &record.data].map(|text| text.to_ascii_lowercase());
+        Record { ttl: 0, name, data, ..record.clone() }
+    };
     if truth.iter().map(timeless).ne(reply.iter().map(timeless)) {
         return Err(format!("another {what}: {reply:?} instead of {truth:?}"));
     }
