@@ -102,7 +102,7 @@ struct Row {
 /// Asks everything in one way.
 #[track_caller]
 fn check(way: Way) {
-    let world = World::new();
+    let world = World::with(&["--dns-ipv6", "true"]);
     let _named = Named::start(&world.outside);
     let mut upstream = Client::new(&world.host, OUTSIDE);
     let mut guest = Client::new(&world.guest, DNS);
