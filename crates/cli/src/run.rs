@@ -106,6 +106,7 @@ mod imp {
     use std::os::fd::{AsFd, OwnedFd};
     use std::os::unix::ffi::OsStringExt;
 
+    use vmlan_config::LimaHome;
     use vmlan_link::tap::{InterfaceConfig, TapLink};
     use vmlan_netd::{Daemon, Next};
     use vmlan_vm::netns::{self, Guest, Supervisor};
@@ -133,7 +134,7 @@ mod imp {
                 gateways: vec![config.gateway.into(), config.ipv6.gateway().into()],
             },
             resolver: config.dns.into(),
-            hidden: control_sockets(|name| std::env::var_os(name)),
+            hidden: control_sockets(),
         };
         let serve = |card: OwnedFd, supervisor: &Supervisor| {
             serve(card, supervisor, network).map_err(|e| e.to_string())
@@ -145,11 +146,11 @@ mod imp {
     }
 
     /// Where vmlan's daemons keep their control sockets: a guest is not to command its own network.
-    fn control_sockets(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
-        let directory = |name| variable(name).filter(|path| !path.is_empty()).map(PathBuf::from);
-        let lima = directory("LIMA_HOME").or_else(|| Some(directory("HOME")?.join(".lima")));
-        let runtime = directory("XDG_RUNTIME_DIR").into_iter().chain([PathBuf::from("/run")]);
-        let networks = lima.map(|lima| lima.join("_networks"));
+    fn control_sockets() -> Vec<PathBuf> {
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty());
+        let runtime = runtime.map(PathBuf::from).into_iter().chain([PathBuf::from("/run")]);
+        // Without a home there is nothing below it.
+        let networks = LimaHome::from_env().map(|home| home.networks());
         runtime.map(|runtime| runtime.join("vmlan")).chain(networks).collect()
     }
 

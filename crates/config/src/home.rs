@@ -82,9 +82,14 @@ impl LimaHome {
         self.0.join(name)
     }
 
+    /// Where the daemons of networks have their sockets and files.
+    pub fn networks(&self) -> PathBuf {
+        self.0.join("_networks")
+    }
+
     /// The files of a user-v2 network's daemon.
     pub fn network(&self, name: &str) -> NetworkPaths {
-        let dir = self.0.join("_networks").join(name);
+        let dir = self.networks().join(name);
         let file = |name: String| dir.join(name);
         NetworkPaths {
             endpoint: file(format!("{name}_ep.sock")),
