@@ -20,6 +20,7 @@ const MIB: isize = 1 << 20;
 struct Flood {
     world: World,
     port: PortId,
+    gateway: Mac,
     rng: Rng,
     socket: vmlan_testkit::guest::Socket,
 }
@@ -29,11 +30,12 @@ impl Flood {
         let mut world = World::new(1);
         world.add_guest(LinkOptions::plain(1500));
         let port = world.add_port(LinkOptions::plain(1500).queue(64));
+        let gateway = world.engine.config().gateway_mac;
         world.host.put(addr("10.0.0.1:80"), Remote::echo());
         let socket = world.guests[0].connect(addr("10.0.0.1:80"));
         world.guests[0].app_mut(socket).close_on_eof = false;
         world.run_until(SEC, |w| w.guests[0].app(socket).established);
-        Self { world, port, rng: Rng::new(7), socket }
+        Self { world, port, gateway, rng: Rng::new(7), socket }
     }
 
     fn mac(&mut self) -> Mac {
@@ -45,8 +47,9 @@ impl Flood {
         Ipv4Addr::new(192, 168, 5, self.rng.below(256) as u8)
     }
 
-    /// Sends so many frames, with time passing and nobody reading the answers.
-    fn run(&mut self, frames: usize, mut make: impl FnMut(&mut Self) -> Vec<u8>) {
+    /// Sends so many frames, with time passing and nobody reading the answers. Returns what is held
+    /// more than before.
+    fn run(&mut self, frames: usize, mut make: impl FnMut(&mut Self) -> Vec<u8>) -> isize {
         let before = memory::held();
         let mut most = 0;
         for i in 0..frames {
@@ -64,6 +67,7 @@ impl Flood {
         eprintln!("at most {} KiB, {} left", most >> 10, held >> 10);
         eprintln!("{:?}", self.world.engine.stats().drops().collect::<Vec<_>>());
         self.world.check();
+        held
     }
 
     /// The old connection lives, and a new one can be made, at once.
@@ -290,9 +294,7 @@ fn a_flood_of_syns_is_bounded() {
     for macs in [false, true] {
         let mut flood = Flood::new();
         let limit = flood.world.engine.config().max_flows;
-        let gateway = flood.world.engine.config().gateway_mac;
-        let before = memory::held();
-        flood.run(60_000, |f| {
+        let held = flood.run(60_000, |f| {
             let mac = if macs {
                 Mac([2, 0, 0, 0, 1, f.rng.below(100) as u8])
             } else {
@@ -301,10 +303,10 @@ fn a_flood_of_syns_is_bounded() {
             let ip = Ipv4Addr::new(192, 168, 5, 99 + mac.0[5]);
             let from = SocketAddr::new(ip.into(), f.rng.next_u64() as u16);
             let to = SocketAddr::new([10, 9, 9, f.rng.below(256) as u8].into(), 80);
-            Tcp::new(from, to, SYN).seq(f.rng.next_u64() as u32).frame(mac, gateway)
+            Tcp::new(from, to, SYN).seq(f.rng.next_u64() as u32).frame(mac, f.gateway)
         });
         assert!(flood.world.engine.flows().len() <= limit + 2, "MACs: {macs}");
-        assert!(memory::held() - before < 64 * MIB);
+        assert!(held < 64 * MIB);
     }
 }
 
@@ -348,15 +350,13 @@ fn flows_beyond_the_limit_push_out_the_idlest() {
 #[test]
 fn a_flood_of_datagrams_is_bounded() {
     let mut flood = Flood::new();
-    let gateway = flood.world.engine.config().gateway_mac;
-    let before = memory::held();
-    flood.run(60_000, |f| {
+    let held = flood.run(60_000, |f| {
         let from = SocketAddr::new(Ipv4Addr::new(192, 168, 5, 99).into(), f.rng.next_u64() as u16);
         let r = f.rng.next_u64().to_le_bytes();
         let to = SocketAddr::new([11, r[1], r[2], r[3]].into(), u16::from(r[4]) + 1000);
-        packet::udp(Mac([2, 0, 0, 0, 0, 9]), gateway, from, to, b"flood")
+        packet::udp(Mac([2, 0, 0, 0, 0, 9]), f.gateway, from, to, b"flood")
     });
-    assert!(memory::held() - before < 64 * MIB);
+    assert!(held < 64 * MIB);
     flood.world.run_for(3600 * SEC);
     assert_eq!(flood.world.host.open_sockets(), 1, "idle endpoints are forgotten");
 }
@@ -364,16 +364,14 @@ fn a_flood_of_datagrams_is_bounded() {
 #[test]
 fn a_flood_of_echo_requests_is_bounded() {
     let mut flood = Flood::new();
-    let gateway = flood.world.engine.config().gateway_mac;
-    let before = memory::held();
-    flood.run(30_000, |f| {
+    let held = flood.run(30_000, |f| {
         let r = f.rng.next_u64().to_le_bytes();
         let to = IpAddr::from([11, r[1], r[2], r[3]]);
         let id = (f.rng.next_u64() as u16, 1);
         let from = Ipv4Addr::new(192, 168, 5, 99).into();
-        packet::echo_request(Mac([2, 0, 0, 0, 0, 9]), gateway, from, to, id, b"flood")
+        packet::echo_request(Mac([2, 0, 0, 0, 0, 9]), f.gateway, from, to, id, b"flood")
     });
-    assert!(memory::held() - before < 32 * MIB);
+    assert!(held < 32 * MIB);
     flood.world.run_for(3600 * SEC);
     assert_eq!(flood.world.host.open_sockets(), 1, "idle pings are forgotten");
 }
@@ -381,7 +379,6 @@ fn a_flood_of_echo_requests_is_bounded() {
 #[test]
 fn a_flood_of_fragments_is_bounded_and_forgotten() {
     let mut flood = Flood::new();
-    let gateway = flood.world.engine.config().gateway_mac;
     let before = memory::held();
     flood.run(50_000, |f| {
         let from = Ipv4Addr::new(192, 168, 5, 99);
@@ -390,7 +387,7 @@ fn a_flood_of_fragments_is_bounded_and_forgotten() {
         let body = vec![0; 8 * (1 + f.rng.below(180))];
         let id = f.rng.next_u64() as u16;
         let packet = packet::ipv4(from, to, 17, place, id, &body);
-        packet::ethernet(Mac([2, 0, 0, 0, 0, 9]), gateway, 0x0800, &packet)
+        packet::ethernet(Mac([2, 0, 0, 0, 0, 9]), f.gateway, 0x0800, &packet)
     });
     let held = memory::held() - before;
     assert!(held < 16 * MIB, "{held} bytes");
@@ -402,12 +399,10 @@ fn a_flood_of_fragments_is_bounded_and_forgotten() {
 #[test]
 fn a_flood_of_arp_is_bounded() {
     let mut flood = Flood::new();
-    let before = memory::held();
-    flood.run(50_000, |f| {
+    let held = flood.run(50_000, |f| {
         let (mac, ip, wanted) = (f.mac(), f.ip(), f.ip());
         packet::arp_request(mac, ip, wanted)
     });
-    let held = memory::held() - before;
     assert!(held < 2 * MIB, "{held} bytes");
     assert!(flood.world.engine.mac_table().len() < 300);
 }
@@ -415,41 +410,36 @@ fn a_flood_of_arp_is_bounded() {
 #[test]
 fn a_flood_of_ipv6_addresses_is_bounded() {
     let mut flood = Flood::new();
-    let gateway = flood.world.engine.config().gateway_mac;
     let prefix = flood.world.engine.config().ipv6;
-    let before = memory::held();
-    flood.run(50_000, |f| {
+    let held = flood.run(50_000, |f| {
         let (mac, from) = (f.mac(), prefix.nth(f.rng.next_u64() | 1 << 63));
         let to = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
         packet::udp(
             mac,
-            gateway,
+            f.gateway,
             SocketAddr::new(from.into(), 5000),
             SocketAddr::new(to, 53),
             b"who am I",
         )
     });
-    let held = memory::held() - before;
     assert!(held < 16 * MIB, "{held} bytes");
 }
 
 #[test]
 fn a_flood_of_garbage_is_dropped() {
     let mut flood = Flood::new();
-    let gateway = flood.world.engine.config().gateway_mac;
-    let before = memory::held();
-    flood.run(50_000, |f| {
+    let held = flood.run(50_000, |f| {
         let mut frame = vec![0; f.rng.below(200)];
         f.rng.fill(&mut frame);
         if frame.len() > 14 && f.rng.chance(0.9) {
-            frame[..6].copy_from_slice(&gateway.0);
+            frame[..6].copy_from_slice(&f.gateway.0);
             frame[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
             let kinds = [[8, 0], [0x86, 0xdd], [8, 6], [0x88, 0xcc]];
             frame[12..14].copy_from_slice(&kinds[f.rng.below(4)]);
         }
         frame
     });
-    assert!(memory::held() - before < MIB);
+    assert!(held < MIB);
     let stats = flood.world.engine.stats();
     assert!(stats.dropped(Drop::Malformed) > 1000, "{:?}", stats.drops().collect::<Vec<_>>());
 }
