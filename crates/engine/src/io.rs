@@ -48,8 +48,8 @@ pub struct SockId(pub u32);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamTarget {
     Tcp(SocketAddr),
-    /// The host's name service, speaking DNS over TCP (RFC 7766).
-    Dns,
+    /// The host's name service, speaking DNS over TCP (RFC 7766) with the guest at this port.
+    Dns(PortId),
 }
 
 /// Where the host listens for a forward.
@@ -255,10 +255,10 @@ pub trait Host {
     /// Reads the socket's error queue, up to a small budget of the host's own.
     fn datagram_errors(&mut self, sock: SockId, each: &mut dyn FnMut(IcmpError<'_>));
 
-    /// Asks the host's name service. The answer comes through
+    /// Asks the host's name service for the guest at a port. The answer comes through
     /// [`Engine::handle_dns_answer`](crate::Engine::handle_dns_answer) with the same token, at most
     /// once, maybe never.
-    fn dns_query(&mut self, token: Token, message: &[u8]);
+    fn dns_query(&mut self, token: Token, guest: PortId, message: &[u8]);
 }
 
 /// What happened to a socket.

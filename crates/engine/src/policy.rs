@@ -4,13 +4,14 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::config::{Config, HostLoopback};
-use crate::io::StreamTarget;
 
 /// Where a guest's packet leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     /// A stream or datagram socket to this address of the host's network.
-    To(StreamTarget),
+    To(SocketAddr),
+    /// The name service.
+    Dns,
     /// No guest may go there: answered with "administratively prohibited".
     Forbidden,
     /// An address of this network that nobody has: "host unreachable".
@@ -22,7 +23,7 @@ pub(crate) fn route(config: &Config, dst: SocketAddr) -> Route {
     let ip = dst.ip();
     if config.is_own(ip) {
         if dst.port() == 53 {
-            return Route::To(StreamTarget::Dns);
+            return Route::Dns;
         }
         if !config.is_host_alias(ip) || !loopback_allowed(config, dst.port()) {
             return Route::Forbidden;
@@ -32,14 +33,14 @@ pub(crate) fn route(config: &Config, dst: SocketAddr) -> Route {
             IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
             IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
         };
-        return Route::To(StreamTarget::Tcp(SocketAddr::new(loopback, dst.port())));
+        return Route::To(SocketAddr::new(loopback, dst.port()));
     }
     if config.contains(ip) {
         return Route::NoGuest;
     }
     let allowed =
         is_outside(ip) && (!is_host_address(config, ip) || loopback_allowed(config, dst.port()));
-    if allowed { Route::To(StreamTarget::Tcp(dst)) } else { Route::Forbidden }
+    if allowed { Route::To(dst) } else { Route::Forbidden }
 }
 
 /// Routes an echo request, which has no port.
@@ -49,7 +50,7 @@ pub(crate) fn route_ping(config: &Config, ip: IpAddr) -> Route {
     }
     let hidden = config.host_loopback != HostLoopback::All && is_host_address(config, ip);
     if is_outside(ip) && !hidden {
-        return Route::To(StreamTarget::Tcp(SocketAddr::new(ip, 0)));
+        return Route::To(SocketAddr::new(ip, 0));
     }
     Route::Forbidden
 }
@@ -141,7 +142,7 @@ mod tests {
     }
 
     fn socket(addr: &str) -> Route {
-        Route::To(StreamTarget::Tcp(addr.parse().unwrap()))
+        Route::To(addr.parse().unwrap())
     }
 
     #[test]
@@ -150,8 +151,8 @@ mod tests {
         assert_eq!(to(&config, "192.168.5.2:80"), socket("127.0.0.1:80"));
         assert_eq!(to(&config, "[fd76:6d6c:c0a8:500::2]:80"), socket("[::1]:80"));
         assert_eq!(to(&config, "[fd76:6d6c:c0a8:500::1]:80"), socket("[::1]:80"));
-        assert_eq!(to(&config, "192.168.5.3:53"), Route::To(StreamTarget::Dns));
-        assert_eq!(to(&config, "192.168.5.2:53"), Route::To(StreamTarget::Dns));
+        assert_eq!(to(&config, "192.168.5.3:53"), Route::Dns);
+        assert_eq!(to(&config, "192.168.5.2:53"), Route::Dns);
         assert_eq!(to(&config, "192.168.5.3:80"), Route::Forbidden);
         assert_eq!(to(&config, "192.168.5.15:80"), Route::NoGuest);
         assert_eq!(to(&config, "[fd76:6d6c:c0a8:500::15]:80"), Route::NoGuest);
@@ -226,7 +227,7 @@ mod tests {
         ] {
             assert_eq!(to(&config, dst), Route::Forbidden, "{dst}");
         }
-        assert_eq!(to(&config, "192.168.5.2:53"), Route::To(StreamTarget::Dns));
+        assert_eq!(to(&config, "192.168.5.2:53"), Route::Dns);
         assert_eq!(to(&config, "192.0.2.8:80"), socket("192.0.2.8:80"));
         assert_eq!(route_ping(&config, "192.0.2.7".parse().unwrap()), Route::Forbidden);
         assert_eq!(route_ping(&config, "192.0.2.8".parse().unwrap()), socket("192.0.2.8:0"));

@@ -14,7 +14,7 @@ use vmlan_engine::io::{
     Accepted, Close, Datagram, DatagramKind, DatagramOptions, Drained, Failure, IcmpError,
     ListenAddr, Received, Sent, StreamTarget,
 };
-use vmlan_engine::{Host, Instant, Readiness, SockId, Token};
+use vmlan_engine::{Host, Instant, PortId, Readiness, SockId, Token};
 
 use crate::datagram::{self, Datagrams};
 use crate::dns::Dns;
@@ -178,8 +178,8 @@ impl Host for Sockets {
     ) -> Result<SockId, Failure> {
         match target {
             StreamTarget::Tcp(addr) => self.connect_tcp(token, *addr, ttl),
-            StreamTarget::Dns => {
-                let fd = self.dns.open_stream(0)?;
+            StreamTarget::Dns(guest) => {
+                let fd = self.dns.open_stream(u32::from(guest.0))?;
                 let kind = Kind::Stream(Stream::local());
                 self.insert(token, fd, kind).ok_or(Failure::Exhausted)
             }
@@ -287,7 +287,7 @@ impl Host for Sockets {
         }
     }
 
-    fn dns_query(&mut self, token: Token, message: &[u8]) {
-        self.dns.query(token.0, 0, message);
+    fn dns_query(&mut self, token: Token, guest: PortId, message: &[u8]) {
+        self.dns.query(token.0, u32::from(guest.0), message);
     }
 }

@@ -14,7 +14,7 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType, rdata};
 use vmlan_dns::{Ipv6, Names, Options, Source, Target};
 use vmlan_engine::io::{Close, Received, StreamTarget};
-use vmlan_engine::{Host, SockId, Token};
+use vmlan_engine::{Host, PortId, SockId, Token};
 
 #[derive(Clone, Copy, PartialEq)]
 enum Mood {
@@ -167,7 +167,7 @@ fn rig(servers: &[SocketAddr]) -> Rig {
 }
 
 fn query(rig: &mut Rig, id: u16, name: &str) -> Message {
-    rig.sockets.dns_query(Token(u64::from(id)), &ask(id, name, RecordType::A));
+    rig.sockets.dns_query(Token(u64::from(id)), PortId(1), &ask(id, name, RecordType::A));
     let answer = Message::from_vec(&rig.answer(u64::from(id))).unwrap();
     assert_eq!(answer.metadata.id, id);
     answer
@@ -212,7 +212,7 @@ fn many_queries_at_once_find_their_answers() {
         for n in 0..50 {
             let id = round * 50 + n;
             let message = ask(id ^ 0x5555, &format!("n{id}.example."), RecordType::A);
-            rig.sockets.dns_query(Token(u64::from(id)), &message);
+            rig.sockets.dns_query(Token(u64::from(id)), PortId(1), &message);
         }
         for n in 0..50 {
             let id = round * 50 + n;
@@ -232,7 +232,7 @@ fn own_names_are_answered_here_and_never_leak() {
     let answer = query(&mut rig, 1, "HOST.lima.Internal.");
     assert_eq!(address(&answer), "192.168.5.2");
     assert!(answer.metadata.authoritative);
-    rig.sockets.dns_query(Token(2), &ask(2, "host.lima.internal.", RecordType::MX));
+    rig.sockets.dns_query(Token(2), PortId(1), &ask(2, "host.lima.internal.", RecordType::MX));
     let nothing = Message::from_vec(&rig.answer(2)).unwrap();
     assert_eq!(nothing.metadata.response_code, ResponseCode::NoError);
     assert!(nothing.answers.is_empty());
@@ -288,12 +288,12 @@ fn broken_messages_are_refused_or_ignored() {
     let mut rig = rig(&[server.addr]);
     let mut two = ask(1, "a.example.", RecordType::A);
     two[5] = 2;
-    rig.sockets.dns_query(Token(1), &two);
+    rig.sockets.dns_query(Token(1), PortId(1), &two);
     assert_eq!(rig.answer(1)[3] & 0x0f, 1);
-    rig.sockets.dns_query(Token(2), &two[..11]);
+    rig.sockets.dns_query(Token(2), PortId(1), &two[..11]);
     let mut reply = ask(3, "a.example.", RecordType::A);
     reply[2] |= 0x80;
-    rig.sockets.dns_query(Token(3), &reply);
+    rig.sockets.dns_query(Token(3), PortId(1), &reply);
     query(&mut rig, 4, "b.example.");
     assert!(rig.answers.is_empty());
     assert_eq!(server.asked(), 1);
@@ -304,8 +304,11 @@ fn a_flood_is_bounded_and_refused() {
     let silent = Nameserver::start(Mood::Silent, "10.0.0.1");
     let mut rig = rig(&[silent.addr]);
     for id in 0..5000_u16 {
-        rig.sockets
-            .dns_query(Token(u64::from(id)), &ask(id, &format!("n{id}.example."), RecordType::A));
+        rig.sockets.dns_query(
+            Token(u64::from(id)),
+            PortId(1),
+            &ask(id, &format!("n{id}.example."), RecordType::A),
+        );
     }
     rig.turn(Duration::ZERO);
     assert_eq!(rig.answers.len(), 5000 - 1024);
@@ -336,7 +339,7 @@ fn streams_carry_many_queries_out_of_order() {
     let (_udp, _tcp, refusing) = nobody();
     let server = Nameserver::start(Mood::Answers, "10.0.0.1");
     let mut rig = rig(&[refusing, server.addr]);
-    let sock = rig.sockets.connect(Token(9), &StreamTarget::Dns, None).unwrap();
+    let sock = rig.sockets.connect(Token(9), &StreamTarget::Dns(PortId(1)), None).unwrap();
     assert!(rig.event(9).writable);
     let mut bytes = framed(&ask(0, "big.example.", RecordType::A));
     bytes.extend(framed(&ask(1, "host.lima.internal.", RecordType::A)));
@@ -380,7 +383,7 @@ fn streams_are_bounded_and_end_with_the_guest() {
     let mut socks = Vec::new();
     let failure = loop {
         let token = Token(socks.len() as u64);
-        match rig.sockets.connect(token, &StreamTarget::Dns, None) {
+        match rig.sockets.connect(token, &StreamTarget::Dns(PortId(1)), None) {
             Ok(sock) => socks.push(sock),
             Err(failure) => break failure,
         }
@@ -400,7 +403,7 @@ fn streams_are_bounded_and_end_with_the_guest() {
         rig.sockets.close(sock, Close::Reset);
     }
     rig.until("room", |rig| {
-        let sock = rig.sockets.connect(Token(999), &StreamTarget::Dns, None).ok()?;
+        let sock = rig.sockets.connect(Token(999), &StreamTarget::Dns(PortId(1)), None).ok()?;
         rig.sockets.close(sock, Close::Normal);
         Some(())
     });
@@ -410,7 +413,7 @@ fn streams_are_bounded_and_end_with_the_guest() {
 fn a_stream_gets_servfail_when_nobody_answers() {
     let (_udp, _tcp, refusing) = nobody();
     let mut rig = rig(&[refusing]);
-    let sock = rig.sockets.connect(Token(9), &StreamTarget::Dns, None).unwrap();
+    let sock = rig.sockets.connect(Token(9), &StreamTarget::Dns(PortId(1)), None).unwrap();
     rig.send(sock, &framed(&ask(5, "a.example.", RecordType::A)));
     rig.sockets.shutdown_write(sock);
     let (end, messages) = over_stream(&mut rig, 9, sock);

@@ -11,7 +11,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use vmlan_engine::io::{
     Accepted, Close, DatagramKind, Failure, ListenAddr, Received, StreamTarget,
 };
-use vmlan_engine::{Host, Token};
+use vmlan_engine::{Host, PortId, Token};
 use vmlan_host::raise_fd_limit;
 
 #[test]
@@ -33,7 +33,7 @@ fn at_the_limit_new_flows_are_refused_and_old_ones_live() {
     setrlimit(Resource::Nofile, tight).unwrap();
 
     assert_eq!(rig.sockets.connect(Token(3), &target, None), Err(Failure::Exhausted));
-    let dns = rig.sockets.connect(Token(3), &StreamTarget::Dns, None);
+    let dns = rig.sockets.connect(Token(3), &StreamTarget::Dns(PortId(1)), None);
     assert_eq!(dns, Err(Failure::Exhausted));
     let udp = rig.sockets.datagram_open(Token(3), DatagramKind::Udp4);
     assert_eq!(udp, Err(Failure::Exhausted));
@@ -41,7 +41,11 @@ fn at_the_limit_new_flows_are_refused_and_old_ones_live() {
     assert!(error.unwrap_err().contains("too many files"));
     let accepted = rig.sockets.accept(listener, Token(4));
     assert_eq!(accepted, Accepted::Failed(Failure::Exhausted));
-    rig.sockets.dns_query(Token(5), &[0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1]);
+    rig.sockets.dns_query(
+        Token(5),
+        PortId(1),
+        &[0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1],
+    );
     assert_eq!(rig.answer(5)[3] & 0x0f, 2, "no socket to ask with");
 
     peer.write_all(b"alive").unwrap();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::{PLAIN, Rig};
 use vmlan_dns::{Options, Source};
 use vmlan_engine::io::{DatagramKind, DatagramOptions, Failure, StreamTarget};
-use vmlan_engine::{Host, SockId, Token};
+use vmlan_engine::{Host, PortId, SockId, Token};
 
 const INSIDE: &str = "VMLAN_TEST_INSIDE";
 
@@ -283,7 +283,7 @@ fn nameservers_are_those_of_resolv_conf() {
     for (token, at) in [(1, "127.0.0.53:53"), (2, "[::1]:53")] {
         let server = UdpSocket::bind(at).unwrap();
         server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        rig.sockets.dns_query(Token(token), &query);
+        rig.sockets.dns_query(Token(token), PortId(1), &query);
         rig.turn(Duration::ZERO);
         let mut buf = [0; 512];
         let (len, from) = server.recv_from(&mut buf).unwrap();

@@ -121,7 +121,7 @@ impl Host for NullHost {
 
     fn datagram_errors(&mut self, _sock: SockId, _each: &mut dyn FnMut(IcmpError<'_>)) {}
 
-    fn dns_query(&mut self, _token: Token, _message: &[u8]) {}
+    fn dns_query(&mut self, _token: Token, _guest: PortId, _message: &[u8]) {}
 }
 
 /// Enough of a frame for its headers.

@@ -21,7 +21,7 @@ use crate::gateway::icmp::{self, Unreachable};
 use crate::hash::SeededState;
 use crate::io::{
     Close, DatagramKind, DatagramOptions, Drained, Failure, Io, Links, PortId, Readiness, SockId,
-    StreamTarget, Token,
+    Token,
 };
 use crate::net::{IpHeader, Net};
 use crate::packet::Packet;
@@ -122,8 +122,8 @@ impl Ping {
             return Ok(());
         }
         let host = match policy::route_ping(&net.config, packet.dst) {
-            Route::To(StreamTarget::Tcp(host)) => host,
-            Route::To(StreamTarget::Dns) | Route::Forbidden => {
+            Route::To(host) => host,
+            Route::Dns | Route::Forbidden => {
                 icmp::unreachable(net, io, packet, Unreachable::Prohibited);
                 return Err(Drop::Forbidden);
             }

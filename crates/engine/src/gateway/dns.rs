@@ -80,7 +80,7 @@ impl Dns {
         }
         let token = self.remember(packet, udp.src_port(), io.now).ok_or(Drop::Limit)?;
         net.stats.dns_queries += 1;
-        io.host.dns_query(token, message);
+        io.host.dns_query(token, packet.port, message);
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::io::{
     Accepted, Close, Datagram, DatagramKind, DatagramOptions, Drained, Failure, Host, IcmpError,
-    ListenAddr, Received, Sent, SockId, StreamTarget, Token,
+    ListenAddr, PortId, Received, Sent, SockId, StreamTarget, Token,
 };
 
 /// Sockets that remember.
@@ -167,7 +167,7 @@ impl Host for SimHost {
         }
     }
 
-    fn dns_query(&mut self, token: Token, message: &[u8]) {
+    fn dns_query(&mut self, token: Token, _: PortId, message: &[u8]) {
         self.queries.push((token, message.to_vec()));
     }
 }

@@ -17,7 +17,7 @@ use vmlan_engine::io::{
     Accepted, Close, Datagram, DatagramKind, DatagramOptions, Drained, Failure, Host, IcmpError,
     ListenAddr, Received, Sent, StreamTarget,
 };
-use vmlan_engine::{Instant, Readiness, SockId, Token};
+use vmlan_engine::{Instant, PortId, Readiness, SockId, Token};
 
 use agenda::{Agenda, READABLE, What};
 use datagram::DatagramSocket;
@@ -349,7 +349,7 @@ impl Host for SimHost {
     ) -> Result<SockId, Failure> {
         let remote = match target {
             StreamTarget::Tcp(at) => self.remotes.get(at).unwrap_or(&self.elsewhere).clone(),
-            StreamTarget::Dns => self.dns_stream.clone(),
+            StreamTarget::Dns(_) => self.dns_stream.clone(),
         };
         let id = self.new_sock()?;
         let conn = self.new_conn(Some(target.clone()), ttl, id);
@@ -474,7 +474,7 @@ impl Host for SimHost {
         self.datagram_sock(sock).errors(each);
     }
 
-    fn dns_query(&mut self, token: Token, message: &[u8]) {
+    fn dns_query(&mut self, token: Token, _guest: PortId, message: &[u8]) {
         if let Some(answer) = (self.dns)(message) {
             self.agenda.schedule(self.dns_delay, What::Dns(token, answer));
         }

@@ -56,7 +56,8 @@ impl Tcp {
         syn: &Segment<'_>,
     ) -> Result<(), Drop> {
         let target = match policy::route(&net.config, key.remote) {
-            Route::To(target) => target,
+            Route::To(to) => StreamTarget::Tcp(to),
+            Route::Dns => StreamTarget::Dns(packet.port),
             Route::Forbidden => {
                 icmp::unreachable(net, io, packet, icmp::Unreachable::Prohibited);
                 return Err(Drop::Forbidden);

@@ -29,9 +29,7 @@ use crate::flow::owners::Owners;
 use crate::flow::slots::Slots;
 use crate::gateway::icmp::{self, Unreachable};
 use crate::hash::SeededState;
-use crate::io::{
-    Close, DatagramKind, Drained, Failure, Io, PortId, Readiness, SockId, StreamTarget, Token,
-};
+use crate::io::{Close, DatagramKind, Drained, Failure, Io, PortId, Readiness, SockId, Token};
 use crate::net::Net;
 use crate::packet::{ETHERNET_HEADER, Packet, Place};
 use crate::policy::{self, Route};
@@ -133,8 +131,8 @@ impl Udp {
             return self.answer(net, io, packet, place, &client, header.len);
         }
         let host = match policy::route(&net.config, shown) {
-            Route::To(StreamTarget::Tcp(host)) => self.v4_only.redirect(host, io.now),
-            Route::To(StreamTarget::Dns) => return Err(Drop::NoFlow),
+            Route::To(host) => self.v4_only.redirect(host, io.now),
+            Route::Dns => return Err(Drop::NoFlow),
             Route::Forbidden => {
                 icmp::unreachable(net, io, packet, Unreachable::Prohibited);
                 return Err(Drop::Forbidden);
