@@ -8,6 +8,7 @@ pub mod datagram;
 pub mod dhcp;
 pub mod dns;
 pub mod engine;
+pub mod resolver;
 pub mod script;
 pub mod seeds;
 pub mod segment;
@@ -22,6 +23,7 @@ pub const TARGETS: &[Target] = &[
     ("engine", engine::run),
     ("dhcp", dhcp::run),
     ("dns", dns::run),
+    ("resolver", resolver::run),
     ("config", config::run),
     ("stream", stream::run),
     ("segment", segment::run),

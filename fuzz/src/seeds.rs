@@ -58,6 +58,7 @@ pub fn of(target: &str) -> Vec<(String, Vec<u8>)> {
         "engine" => engine(),
         "dhcp" => named(dhcp()),
         "dns" => named(dns()),
+        "resolver" => named(resolver()),
         "config" => named(config()),
         "stream" => named(stream()),
         "segment" => named(segment()),
@@ -173,6 +174,30 @@ fn dhcp() -> Vec<(&'static str, Vec<u8>)> {
         ("other", other.concat()),
         ("crowd", crowd),
         ("inform", inform.concat()),
+    ]
+}
+
+fn resolver() -> Vec<(&'static str, Vec<u8>)> {
+    // A query of this type for one of the names, as `how` and `pick` say.
+    let ask = |kind: u8, pick: u8| Input::default().op(&[kind << 3, pick, 7, 0]).0;
+    let reply = |how: u8, sections: [u8; 3], rest: &[u8]| {
+        Input::default().op(&[4 | how, 0x80]).op(&sections).sized(rest).0
+    };
+    let soa = b"\xc0\x0c\0\x06\0\x01\0\0\0\x3c\0\x16\0\0\0\0\0\x01\0\0\0\x01\0\0\0\x01\0\0\0\x01\0\0\0\x01";
+    let opt = b"\0\0\x29\x04\xd0\0\0\0\0\0\0";
+    let own = (0..8).flat_map(|kind| [ask(kind, 0), ask(kind, 0x81)].concat()).collect();
+    let shared = [ask(0, 5), ask(0, 0xbd), ask(0, 5), reply(0, [1, 0, 1], opt), ask(0, 5)].concat();
+    let nothing = [ask(1, 5), reply(8, [0, 1, 0], soa), vec![0x17], ask(1, 5)].concat();
+    let alias = [ask(0, 2), ask(0, 0x82), reply(0, [1, 0, 1], opt), ask(0, 2)].concat();
+    let lookup = [ask(0, 4), ask(1, 4), vec![4 | 8], ask(0, 4), vec![0x3f], ask(0, 4)].concat();
+    let garbage = [ask(0, 5), Input::default().op(&[0x44]).sized(&[0x80; 40]).0].concat();
+    vec![
+        ("own", own),
+        ("shared", shared),
+        ("nothing", nothing),
+        ("alias", alias),
+        ("lookup", lookup),
+        ("garbage", garbage),
     ]
 }
 

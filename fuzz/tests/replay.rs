@@ -109,6 +109,11 @@ fn dns() {
 }
 
 #[test]
+fn resolver() {
+    replay("resolver");
+}
+
+#[test]
 fn config() {
     replay("config");
 }

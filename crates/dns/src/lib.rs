@@ -24,6 +24,8 @@ mod resolver;
 mod servers;
 mod streams;
 mod sys;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod token;
 mod upstream;
 mod watched;

@@ -305,6 +305,12 @@ impl Core {
         }
     }
 
+    /// Whether nobody waits for a nameserver.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.by_key.is_empty() && self.waiting.count == 0 && self.waiting.bytes == 0
+    }
+
     fn take(&mut self, index: usize) -> Option<Question> {
         let question = self.questions.try_remove(index)?;
         if let Some(key) = &question.key
