@@ -98,6 +98,14 @@ impl Engine {
         self.net.neighbors.changes = self.net.neighbors.changes.wrapping_add(1);
     }
 
+    /// Tells guests of other search domains: those that ask from now on, and by an advertisement
+    /// the others.
+    pub fn set_search(&mut self, search: Vec<String>, now: Instant) {
+        let before = std::mem::replace(&mut self.net.config.search, search);
+        self.gateway.set_search(&self.net.config, &before, now);
+        self.gateway_worked();
+    }
+
     /// Attaches a guest's link. `None` when all 65,536 ports are taken.
     pub fn add_port(&mut self, caps: PortCaps) -> Option<PortId> {
         let port = self.net.switch.add_port(caps);

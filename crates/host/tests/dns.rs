@@ -311,7 +311,7 @@ fn a_flood_is_bounded_and_refused() {
         );
     }
     rig.turn(Duration::ZERO);
-    assert_eq!(rig.answers.len(), 5000 - 1024);
+    assert_eq!(rig.answers.len(), 5000 - 2048);
     assert!(rig.answers.values().all(|answer| answer[3] & 0x0f == 2));
 }
 

@@ -36,6 +36,8 @@ pub(crate) struct Core {
     pub(crate) clock: Clock,
     now: Instant,
     batch: FrameBatch,
+    /// The state of the resolver's search domains that guests have been told.
+    search_changes: u32,
     /// Storage for answers that are being taken.
     dns_answers: Answers<u64>,
     /// Ports with room again, for [`Core::flush`].
@@ -51,7 +53,8 @@ macro_rules! engine {
 }
 
 impl Core {
-    pub(crate) fn new(engine: Engine, sockets: Sockets, ports: Ports, clock: Clock) -> Self {
+    pub(crate) fn new(engine: Engine, mut sockets: Sockets, ports: Ports, clock: Clock) -> Self {
+        let search_changes = sockets.resolver().search_changes();
         Self {
             engine,
             sockets,
@@ -59,6 +62,7 @@ impl Core {
             clock,
             now: clock.now(),
             batch: FrameBatch::with_capacity(BATCH),
+            search_changes,
             dns_answers: Answers::default(),
             writable: Vec::new(),
         }
@@ -158,6 +162,12 @@ impl Core {
     }
 
     fn dns(&mut self) {
+        let changes = self.sockets.resolver().search_changes();
+        if changes != self.search_changes {
+            self.search_changes = changes;
+            let search = self.sockets.resolver().search().to_vec();
+            self.engine.set_search(search, self.now);
+        }
         self.sockets.flush_dns(self.now);
         let mut answers = std::mem::take(&mut self.dns_answers);
         std::mem::swap(&mut answers, self.sockets.dns_answers());

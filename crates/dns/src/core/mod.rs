@@ -29,11 +29,11 @@ use lookup::Lookups;
 use question::Waiter;
 
 /// Questions at the nameservers.
-const MAX_QUESTIONS: usize = 4096;
+const MAX_QUESTIONS: usize = 8192;
 
 /// Messages that wait for an answer, of one guest and in all, and their bytes.
 const MAX_WAITING: usize = 8192;
-const MAX_WAITING_PER_GUEST: usize = 1024;
+const MAX_WAITING_PER_GUEST: usize = 2048;
 const MAX_BYTES: usize = 4 << 20;
 
 /// Who asked.

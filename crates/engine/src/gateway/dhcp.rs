@@ -81,8 +81,15 @@ struct Request {
 
 impl Dhcp {
     pub(super) fn new(config: &Config, now: Instant) -> Self {
+        let mut dhcp =
+            Self { pool: Pool::new(config, now), probes: Vec::new(), search: Vec::new() };
+        dhcp.set_search(config);
+        dhcp
+    }
+
+    pub(super) fn set_search(&mut self, config: &Config) {
         let names = config.search.iter().filter_map(|n| Name::from_ascii(n).ok());
-        Self { pool: Pool::new(config, now), probes: Vec::new(), search: names.collect() }
+        self.search = names.collect();
     }
 
     pub(super) fn pool(&self) -> &Pool {

@@ -74,6 +74,10 @@ impl Dhcp6 {
         }
     }
 
+    pub(super) fn set_search(&mut self, config: &Config) {
+        self.search = ra::search_names(&config.search);
+    }
+
     pub(super) fn pool(&self) -> &Pool {
         &self.pool
     }

@@ -23,8 +23,8 @@ use crate::timer::TimerWheel;
 
 pub(super) const PORT: u16 = 53;
 
-const PENDING: usize = 4096;
-const PENDING_PER_PORT: u16 = 512;
+const PENDING: usize = 8192;
+const PENDING_PER_PORT: u16 = 2048;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 const HEADER: usize = 12;

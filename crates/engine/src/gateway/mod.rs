@@ -80,6 +80,13 @@ impl Gateway {
         arp::handle(net, io, port, eth)
     }
 
+    /// The configuration has other search domains than those of before.
+    pub(crate) fn set_search(&mut self, config: &Config, before: &[String], now: Instant) {
+        self.ra.set_search(config, before, now);
+        self.dhcp.set_search(config);
+        self.dhcp6.set_search(config);
+    }
+
     /// A port is gone.
     pub(crate) fn forget_port(&mut self, port: PortId) {
         self.dhcp.forget_port(port);

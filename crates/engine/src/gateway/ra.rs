@@ -42,7 +42,7 @@ const IPV6_MIN_MTU: u16 = 1280;
 
 #[derive(Debug)]
 pub(super) struct Ra {
-    /// The whole message but for its checksum; it never changes.
+    /// The whole message but for its checksum.
     message: Vec<u8>,
     next: Instant,
     limit: Limiter,
@@ -59,6 +59,18 @@ impl Ra {
         };
         ra.schedule(now);
         ra
+    }
+
+    /// Advertises other search domains at once, and takes back those of before (RFC 8106 section
+    /// 5.2) for as long as these last.
+    pub(super) fn set_search(&mut self, config: &Config, before: &[String], now: Instant) {
+        self.message = message(config);
+        let gone = before.iter().filter(|name| !config.search.contains(name)).cloned();
+        let names = search_names(&gone.collect::<Vec<_>>());
+        if !names.is_empty() {
+            push_option(&mut self.message, 31, 0, &names);
+        }
+        self.next = now;
     }
 
     /// Answers a solicitation, to the guest that asked alone.
@@ -127,21 +139,21 @@ fn message(config: &Config) -> Vec<u8> {
     };
     let mut message = vec![0; repr.buffer_len()];
     repr.emit(&mut Icmpv6Packet::new_unchecked(&mut message[..]));
-    push_option(&mut message, 25, &config.ipv6.dns().octets());
+    push_option(&mut message, 25, ROUTER_LIFETIME, &config.ipv6.dns().octets());
     let names = search_names(&config.search);
     if !names.is_empty() {
-        push_option(&mut message, 31, &names);
+        push_option(&mut message, 31, ROUTER_LIFETIME, &names);
     }
     message
 }
 
 /// Appends an RDNSS (25) or DNSSL (31) option: type, length in eights, reserved, lifetime, value
 /// padded with zeros (RFC 8106 section 5).
-fn push_option(message: &mut Vec<u8>, kind: u8, value: &[u8]) {
+fn push_option(message: &mut Vec<u8>, kind: u8, lifetime: u16, value: &[u8]) {
     let Ok(units) = u8::try_from((8 + value.len()).div_ceil(8)) else { return };
     let end = message.len() + 8 * usize::from(units);
     message.extend_from_slice(&[kind, units, 0, 0]);
-    message.extend_from_slice(&u32::from(ROUTER_LIFETIME).to_be_bytes());
+    message.extend_from_slice(&u32::from(lifetime).to_be_bytes());
     message.extend_from_slice(value);
     message.resize(end, 0);
 }

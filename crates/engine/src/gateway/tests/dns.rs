@@ -118,21 +118,21 @@ fn a_guest_that_left_gets_nothing_and_nobody_else_does() {
 fn questions_without_answers_are_bounded_and_given_up() {
     let mut world = World::new();
     let ports: Vec<PortId> = (0..10).map(|_| world.attach()).collect();
-    for n in 0..600 {
+    for n in 0..2136 {
         world.send(ports[0], &query(1, n + 1, DNS, QUERY));
     }
-    assert_eq!(world.host.queries.len(), 512);
+    assert_eq!(world.host.queries.len(), 2048);
     assert_eq!(world.dropped(Drop::Limit), 88);
     world.send(ports[1], &query(2, 9, DNS, QUERY));
-    assert_eq!(world.host.queries.len(), 513);
+    assert_eq!(world.host.queries.len(), 2049);
     for (i, port) in ports.iter().enumerate().skip(1) {
-        for n in 0..600 {
+        for n in 0..2136 {
             world.send(*port, &query(i as u8 + 1, n + 1, DNS, QUERY));
         }
     }
-    assert_eq!(world.host.queries.len(), 4096);
+    assert_eq!(world.host.queries.len(), 8192);
     world.pass(Duration::from_secs(16));
-    assert_eq!(world.dropped(Drop::Expired), 4096);
+    assert_eq!(world.dropped(Drop::Expired), 8192);
     world.host.queries.clear();
     world.send(ports[0], &query(1, 77, DNS, QUERY));
     assert_eq!(world.host.queries.len(), 1);

@@ -88,3 +88,26 @@ fn advertisements_come_by_themselves_every_few_minutes_while_somebody_is_there()
     world.pass(Duration::from_secs(3600));
     assert!(world.sent(PortId(0)).is_empty());
 }
+
+#[test]
+fn search_domains_that_change_are_advertised_at_once_and_the_old_ones_taken_back() {
+    let mut config = config();
+    config.search = vec!["old.example".to_owned(), "a.b".to_owned()];
+    let mut world = World::with(config);
+    let port = world.attach();
+    let now = world.now;
+    world.engine.set_search(vec!["a.b".to_owned(), "new.example".to_owned()], now);
+    assert_eq!(world.engine.next_timeout(), Some(now));
+    world.pass(Duration::ZERO);
+    let sent = Parsed::new(&world.one(port));
+    let expected: &[&[u8]] = &[
+        &[31, 4, 0, 0, 0, 0, 0x07, 0x08],
+        b"\x01a\x01b\0\x03new\x07example\0\0\0\0\0\0\0",
+        &[31, 3, 0, 0, 0, 0, 0, 0],
+        b"\x03old\x07example\0\0\0\0",
+    ];
+    let expected = expected.concat();
+    assert_eq!(sent.payload[sent.payload.len() - expected.len()..], expected);
+    // And from now on as before.
+    assert!(world.engine.next_timeout().unwrap().since(now) >= Duration::from_secs(200));
+}
