@@ -2,6 +2,7 @@
 //! more of a nameserver than he must.
 
 use std::collections::HashSet;
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -108,4 +109,22 @@ fn identical_questions_are_asked_once() {
     });
     // More than one only if the fifty took more than a second to come.
     assert!(upstream.count("same.test") < 5, "{} times", upstream.count("same.test"));
+}
+
+/// A datagram may be lost, on its way there as on its way back: who has asked once is answered
+/// before he would ask again.
+#[test]
+fn ones_that_miss_a_question() {
+    let world = world(&[FIRST]);
+    let missed = Mutex::new(HashSet::new());
+    let _first = Upstream::serve(&world.outside, FIRST, move |asked| {
+        let first = missed.lock().expect("nobody panics with it").insert(asked.name());
+        if first { vec![] } else { vec![asked.with(TRUE, 60)] }
+    });
+    let mut guest = Client::new(&world.guest, DNS);
+    for n in 0..3 {
+        let message = Query::new(&format!("name{n}.test"), A).encode(n);
+        let reply = guest.exchange_udp(&message, PATIENCE).expect("an answer in time");
+        assert_eq!(Message::decode(&reply).expect("a reply").addresses(), ["203.0.113.1"]);
+    }
 }
