@@ -131,7 +131,7 @@ impl Datagrams {
                     Ok(_) => (1, None),
                     Err(errno) => (0, Some(errno)),
                 },
-                many => self.batches.send(fd, to, from, many, &mut socket.segment),
+                many => self.batches.send(fd, Some(to), from, many, &mut socket.segment),
             };
             taken += sent;
             at += sent;

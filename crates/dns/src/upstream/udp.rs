@@ -24,7 +24,7 @@ use crate::token::{Class, Key};
 pub trait Datagrams {
     /// Sends payloads to the peer of a connected socket, and tells how many were sent and which
     /// error ended it.
-    fn send(&mut self, fd: &OwnedFd, to: SocketAddr, payloads: &[&[u8]]) -> (usize, Option<Errno>);
+    fn send(&mut self, fd: &OwnedFd, payloads: &[&[u8]]) -> (usize, Option<Errno>);
 
     /// Receives up to `max` datagrams and tells how many it asked for and got.
     fn recv(
@@ -162,13 +162,13 @@ impl Udp {
             .iter()
             .filter_map(|&(index, _)| Some(core.questions.get(index)?.message.as_slice()))
             .collect();
-        let Some(Socket { fd, server, .. }) = self.sockets.get(socket) else { return };
-        let (mut sent, mut error) = lanes.send(fd, *server, &payloads);
+        let Some(Socket { fd, .. }) = self.sockets.get(socket) else { return };
+        let (mut sent, mut error) = lanes.send(fd, &payloads);
         let refused = error == Some(Errno::CONNREFUSED);
         if refused {
             // That was the answer to an earlier one.
             let rest = payloads.get(sent..).unwrap_or_default();
-            let (more, again) = lanes.send(fd, *server, rest);
+            let (more, again) = lanes.send(fd, rest);
             (sent, error) = (sent + more, again);
         }
         drop(payloads);

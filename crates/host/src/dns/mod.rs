@@ -4,7 +4,6 @@
 mod call;
 mod ports;
 
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Instant as Moment;
 
@@ -88,9 +87,9 @@ impl Dns {
 struct Lanes<'a>(&'a mut Batches);
 
 impl Datagrams for Lanes<'_> {
-    fn send(&mut self, fd: &OwnedFd, to: SocketAddr, payloads: &[&[u8]]) -> (usize, Option<Errno>) {
+    fn send(&mut self, fd: &OwnedFd, payloads: &[&[u8]]) -> (usize, Option<Errno>) {
         // Nameservers are not the place to find out what the system can do with segments.
-        self.0.send(fd, to, None, payloads, &mut false)
+        self.0.send(fd, None, None, payloads, &mut false)
     }
 
     fn recv(

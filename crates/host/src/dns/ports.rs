@@ -194,7 +194,7 @@ impl DnsPorts {
 /// What the socket has no room for is lost, as datagrams are.
 fn send(batches: &mut Batches, fd: &OwnedFd, to: Option<u64>, payloads: &[&[u8]]) {
     if let Some(to) = to.filter(|_| !payloads.is_empty()) {
-        batches.send(fd, address(to), None, payloads, &mut false);
+        batches.send(fd, Some(address(to)), None, payloads, &mut false);
     }
 }
 

@@ -142,13 +142,17 @@ impl Batches {
     pub(crate) fn send(
         &mut self,
         fd: &OwnedFd,
-        to: SocketAddr,
+        to: Option<SocketAddr>,
         _from: Option<IpAddr>,
         payloads: &[&[u8]],
         _segment: &mut bool,
     ) -> (usize, Option<Errno>) {
         for (sent, payload) in payloads.iter().enumerate() {
-            if let Err(errno) = rustix::net::sendto(fd, payload, SEND_FLAGS, &to) {
+            let done = match &to {
+                Some(to) => rustix::net::sendto(fd, payload, SEND_FLAGS, to),
+                None => rustix::net::send(fd, payload, SEND_FLAGS),
+            };
+            if let Err(errno) = done {
                 return (sent, Some(errno));
             }
         }

@@ -111,22 +111,26 @@ impl Batches {
         Ok((asked, got))
     }
 
-    /// Sends payloads to one place, from a certain address if one is given, and tells how many were sent and which error ended it. `segment`
-    /// is taken back when the kernel does not do it for this socket.
+    /// Sends payloads to one place, which a connected socket knows by itself, from a certain address
+    /// if one is given, and tells how many were sent and which error ended it. `segment` is taken
+    /// back when the kernel does not do it for this socket.
     pub(crate) fn send(
         &mut self,
         fd: &OwnedFd,
-        to: SocketAddr,
+        to: Option<SocketAddr>,
         from: Option<IpAddr>,
         payloads: &[&[u8]],
         segment: &mut bool,
     ) -> (usize, Option<Errno>) {
         let send = self.send.get_or_insert_with(Send::new);
-        *send.name = raw_addr(to);
         let name_len = match to {
-            SocketAddr::V4(_) => size_of::<libc::sockaddr_in>(),
-            SocketAddr::V6(_) => size_of::<libc::sockaddr_in6>(),
+            Some(SocketAddr::V4(_)) => size_of::<libc::sockaddr_in>(),
+            Some(SocketAddr::V6(_)) => size_of::<libc::sockaddr_in6>(),
+            None => 0,
         };
+        if let Some(to) = to {
+            *send.name = raw_addr(to);
+        }
         let mut sent = 0;
         while let Some(rest) = payloads.get(sent..).filter(|rest| !rest.is_empty()) {
             let messages = send.fill(rest, name_len, from, *segment);
@@ -234,7 +238,11 @@ impl Send {
                 iov_len: payload.len(),
             }));
             let header = &mut message.msg_hdr;
-            header.msg_name = (&raw mut *self.name).cast();
+            // A connected socket keeps its route, unless it is told where to send.
+            header.msg_name = match name_len {
+                0 => std::ptr::null_mut(),
+                _ => (&raw mut *self.name).cast(),
+            };
             header.msg_namelen = libc::socklen_t::try_from(name_len).unwrap_or(NAME_LEN);
             // SAFETY: within what was reserved, so the vector does not move either.
             header.msg_iov = unsafe { self.iovs.as_mut_ptr().add(start) };
