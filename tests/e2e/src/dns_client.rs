@@ -26,7 +26,11 @@ pub struct Client<'a> {
 impl<'a> Client<'a> {
     #[track_caller]
     pub fn new(netns: &'a Netns, server: IpAddr) -> Self {
-        let server = SocketAddr::new(server, 53);
+        Self::at(netns, SocketAddr::new(server, 53))
+    }
+
+    #[track_caller]
+    pub fn at(netns: &'a Netns, server: SocketAddr) -> Self {
         let any: IpAddr = match server {
             SocketAddr::V4(_) => [0; 4].into(),
             SocketAddr::V6(_) => [0_u16; 8].into(),

@@ -1,5 +1,6 @@
 //! The network's nameserver: what guests get from it is what the host would get.
 
+mod alone;
 mod cached;
 mod changes;
 mod fixed;
