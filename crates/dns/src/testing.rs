@@ -104,7 +104,7 @@ impl Rig {
     /// What the machine's functions are asked.
     pub fn wanted(&self, number: usize) -> Option<String> {
         match &self.core.lookups.running.get(number)?.wanted {
-            Wanted::Addresses(name) => Some(name.clone()),
+            Wanted::Addresses(name) | Wanted::Record(name, _) => Some(name.clone()),
             Wanted::Name(address) => Some(address.to_string()),
         }
     }

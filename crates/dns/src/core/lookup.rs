@@ -10,7 +10,7 @@ use slab::Slab;
 use super::{Asker, Client, Core, Known, Step, tell};
 use crate::answers::{Answers, Origin};
 use crate::message::{self, AAAA, Alias, Checked, Query, Rcode};
-use crate::name;
+use crate::{name, native};
 
 /// Lookups that have not ended, of one guest and in all.
 const MAX_LOOKUPS: usize = 256;
@@ -34,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub(crate) enum Wanted {
     Addresses(String),
     Name(IpAddr),
+    /// Records of a type.
+    Record(String, u16),
 }
 
 /// How a lookup ended.
@@ -42,9 +44,22 @@ pub(crate) enum Found {
     /// There may be none for a name that exists.
     Addresses(Vec<IpAddr>),
     Name(String),
+    /// Of any type, aliases before what they lead to. There may be none for a name that exists.
+    #[cfg_attr(not(target_os = "macos"), allow(dead_code, reason = "not told by libc"))]
+    Records(Vec<FoundRecord>),
     Nothing,
     /// Nobody could be asked.
     Failed,
+}
+
+/// A record as the machine's functions have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FoundRecord {
+    /// In wire form, as what of the data is a name.
+    pub(crate) owner: Box<[u8]>,
+    pub(crate) kind: u16,
+    pub(crate) ttl: u32,
+    pub(crate) data: Box<[u8]>,
 }
 
 #[derive(Debug)]
@@ -65,8 +80,9 @@ pub(crate) struct Lookups {
 
 impl Wanted {
     /// `None` for a name that the functions could not be asked for.
-    pub(super) fn new(name: &[u8], address: Option<IpAddr>) -> Option<Self> {
+    pub(super) fn new(name: &[u8], kind: u16, address: Option<IpAddr>) -> Option<Self> {
         match address {
+            _ if native::EVERY_TYPE => Some(Self::Record(name::to_text(name)?, kind)),
             Some(address) => Some(Self::Name(address)),
             None => name::to_text(name).map(Self::Addresses),
         }
@@ -85,7 +101,7 @@ impl Lookups {
 
     fn keep(&mut self, wanted: Wanted, found: &Found, now: Instant) {
         let time = match found {
-            Found::Addresses(_) | Found::Name(_) => KEPT,
+            Found::Addresses(_) | Found::Name(_) | Found::Records(_) => KEPT,
             Found::Nothing => NOTHING_KEPT,
             Found::Failed => return,
         };
@@ -179,6 +195,8 @@ fn give(
     let known = match found {
         Found::Addresses(_) if query.kind() == AAAA && !ipv6 => Known::Addresses(&[]),
         Found::Addresses(addresses) => Known::Addresses(addresses),
+        Found::Records(_) if query.kind() == AAAA && !ipv6 => Known::Addresses(&[]),
+        Found::Records(records) => Known::Records(records),
         Found::Name(text) => match name::from_text(text) {
             Ok(wire) => {
                 name = wire;

@@ -14,6 +14,8 @@ use std::time::Instant;
 
 use slab::Slab;
 
+#[cfg_attr(not(target_os = "macos"), allow(unused_imports, reason = "not told by libc"))]
+pub(crate) use lookup::FoundRecord;
 pub(crate) use lookup::{Found, Wanted};
 pub(crate) use question::{MAX_TRIES, Question, Tries};
 
@@ -23,6 +25,7 @@ use crate::hosts::Hosts;
 use crate::message::{self, A, AAAA, ANY, Alias, Builder, CNAME, Checked, PTR, Query, Rcode};
 use crate::name;
 use crate::names::{self, Names};
+use crate::native;
 use crate::nsswitch::{Machine, Sources};
 use crate::servers::Servers;
 use lookup::Lookups;
@@ -171,7 +174,9 @@ impl Core {
                 }
                 _ => false,
             };
-            if native && let Some(wanted) = Wanted::new(target, address) {
+            // A meta type has no records.
+            let native = native || (native::EVERY_TYPE && !(128..=255).contains(&kind));
+            if native && let Some(wanted) = Wanted::new(target, kind, address) {
                 return self.look(asker, query, alias, wanted, now);
             }
         }
@@ -342,6 +347,7 @@ impl Core {
 enum Known<'a> {
     Addresses(&'a [IpAddr]),
     Name(&'a [u8]),
+    Records(&'a [FoundRecord]),
     /// There is no such name.
     Nothing,
 }
@@ -369,6 +375,11 @@ fn tell(
         match known {
             Known::Addresses(addresses) if records => builder.addresses(addresses),
             Known::Name(name) if records => builder.pointer(name),
+            Known::Records(list) if records => {
+                for found in *list {
+                    builder.foreign(&found.owner, found.kind, found.ttl, &found.data);
+                }
+            }
             _ => {}
         }
         builder.finish(rcode, own);

@@ -68,17 +68,37 @@ impl<'a, 'q> Builder<'a, 'q> {
         self.record(PTR, name);
     }
 
+    /// A record of any name.
+    pub(crate) fn foreign(&mut self, owner: &[u8], kind: u16, ttl: u32, data: &[u8]) {
+        let start = self.out.len();
+        self.out.extend_from_slice(owner);
+        if self.put(kind, ttl, data) {
+            return;
+        }
+        self.out.truncate(start);
+    }
+
     /// False if there is no room.
     fn record(&mut self, kind: u16, data: &[u8]) -> bool {
+        let start = self.out.len();
+        self.out.extend(self.owner.to_be_bytes());
+        let put = self.put(kind, FIXED_TTL, data);
+        if !put {
+            self.out.truncate(start);
+        }
+        put
+    }
+
+    /// What follows the name of a record. False if there is no room.
+    fn put(&mut self, kind: u16, ttl: u32, data: &[u8]) -> bool {
         let Ok(len) = u16::try_from(data.len()) else { return false };
-        if self.truncated || self.out.len() + 12 + data.len() > self.end {
+        if self.truncated || self.out.len() + 10 + data.len() > self.end {
             self.truncated = true;
             return false;
         }
-        self.out.extend(self.owner.to_be_bytes());
         self.out.extend(kind.to_be_bytes());
         self.out.extend(CLASS_IN.to_be_bytes());
-        self.out.extend(FIXED_TTL.to_be_bytes());
+        self.out.extend(ttl.to_be_bytes());
         self.out.extend(len.to_be_bytes());
         self.out.extend_from_slice(data);
         self.answers += 1;

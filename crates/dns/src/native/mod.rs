@@ -4,9 +4,14 @@
 //! No guest can have more than a part of the threads, so that its lookups, however slow, leave
 //! room for those of others.
 
-#[cfg(unix)]
-#[path = "libc.rs"]
-mod imp;
+mod libc_way;
+#[cfg(target_os = "macos")]
+mod macos;
+
+#[cfg(not(target_os = "macos"))]
+use libc_way as imp;
+#[cfg(target_os = "macos")]
+use macos as imp;
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{Read, Write};
@@ -19,6 +24,8 @@ use crate::core::{Found, Wanted};
 use crate::sys;
 use crate::token::{Class, Key};
 use crate::upstream::Poll;
+
+pub(crate) use imp::EVERY_TYPE;
 
 /// Threads, for one guest and in all.
 const MAX_THREADS: usize = 32;

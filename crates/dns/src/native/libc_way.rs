@@ -6,6 +6,10 @@ use std::{mem, ptr};
 
 use crate::core::{Found, Wanted};
 
+/// These functions know names and addresses.
+#[cfg(not(target_os = "macos"))]
+pub(crate) const EVERY_TYPE: bool = false;
+
 /// A name in a C string.
 const MAX_TEXT: usize = 1025;
 
@@ -19,6 +23,7 @@ pub(super) fn look_up(wanted: &Wanted) -> Found {
     match wanted {
         Wanted::Addresses(name) => addresses(name),
         Wanted::Name(address) => name(*address),
+        Wanted::Record(..) => Found::Failed,
     }
 }
 
