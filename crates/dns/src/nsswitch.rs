@@ -50,18 +50,19 @@ impl Sources {
             return Self::default();
         };
         let mut sources = Self { modules: Vec::new(), files_first: false, dns: false };
-        let mut stopped = false;
+        let (mut stopped, mut before) = (false, "");
         for word in words(list) {
             if let Some(actions) = word.strip_prefix('[') {
                 // With a source that has the last word on every name, those after it do not count.
                 let actions = actions.to_ascii_uppercase();
-                let last = matches!(sources.modules.last(), Some(Module::Any));
-                stopped |= (last || sources.dns) && actions.contains("NOTFOUND=RETURN");
+                let all = matches!(before, "files" | "dns") || Module::of(before) == Module::Any;
+                stopped |= all && actions.contains("NOTFOUND=RETURN");
                 continue;
             }
             if stopped {
                 break;
             }
+            before = word;
             match word {
                 "files" => sources.files_first = !sources.dns,
                 "dns" => sources.dns = true,
@@ -176,6 +177,7 @@ mod tests {
         assert!(Sources::parse(resolved).wants_name(&name, &elsewhere));
         assert!(wants("hosts: files custom dns", "a.example"));
         assert!(wants("hosts: files", "a.example"));
+        assert!(wants("hosts: files [NOTFOUND=return] dns", "a.example"));
     }
 
     #[test]

@@ -421,3 +421,54 @@ fn a_stream_gets_servfail_when_nobody_answers() {
     let answer = Message::from_vec(&messages[0]).unwrap();
     assert_eq!((answer.metadata.id, answer.metadata.response_code), (5, ResponseCode::ServFail));
 }
+
+#[test]
+fn a_nameserver_without_tcp_is_asked_over_udp() {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut rig = rig(&[server.local_addr().unwrap()]);
+    let sock = rig.sockets.connect(Token(9), &StreamTarget::Dns(PortId(1)), None).unwrap();
+    rig.send(sock, &framed(&ask(5, "a.example.", RecordType::A)));
+    rig.sockets.shutdown_write(sock);
+    let answers = std::thread::spawn(move || {
+        let mut buf = [0; 512];
+        let (len, from) = server.recv_from(&mut buf).unwrap();
+        let ip = "10.0.0.9".parse().unwrap();
+        server.send_to(&reply(Mood::Answers, ip, &buf[..len]).unwrap(), from).unwrap();
+    });
+    let (end, messages) = over_stream(&mut rig, 9, sock);
+    answers.join().unwrap();
+    assert_eq!((end, messages.len()), (Received::Eof, 1));
+    let answer = Message::from_vec(&messages[0]).unwrap();
+    assert_eq!((answer.metadata.id, address(&answer).as_str()), (5, "10.0.0.9"));
+}
+
+#[test]
+fn connections_to_a_nameserver_are_used_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut rig = rig(&[listener.local_addr().unwrap()]);
+    // The first connection serves twice and is closed then; the third question has another.
+    let server = std::thread::spawn(move || {
+        for served in [2, 1] {
+            let (mut stream, _) = listener.accept().unwrap();
+            for _ in 0..served {
+                let mut len = [0; 2];
+                stream.read_exact(&mut len).unwrap();
+                let mut query = vec![0; usize::from(u16::from_be_bytes(len))];
+                stream.read_exact(&mut query).unwrap();
+                let ip = "10.0.0.9".parse().unwrap();
+                stream.write_all(&framed(&reply(Mood::Answers, ip, &query).unwrap())).unwrap();
+            }
+        }
+    });
+    for id in 1..=3_u16 {
+        let token = u64::from(id);
+        let sock = rig.sockets.connect(Token(token), &StreamTarget::Dns(PortId(1)), None).unwrap();
+        rig.send(sock, &framed(&ask(id, &format!("n{id}.example."), RecordType::A)));
+        rig.sockets.shutdown_write(sock);
+        let (_, messages) = over_stream(&mut rig, token, sock);
+        let answer = Message::from_vec(&messages[0]).unwrap();
+        assert_eq!((answer.metadata.id, address(&answer).as_str()), (id, "10.0.0.9"));
+        rig.sockets.close(sock, Close::Normal);
+    }
+    server.join().unwrap();
+}

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use super::{Asker, Client, Core, Known, Step, tell};
+use super::known::{Known, tell};
+use super::{Asker, Client, Core, Step};
 use crate::answers::{Answers, Origin};
 use crate::message::{self, AAAA, Alias, Checked, Query, Rcode};
 use crate::{name, native};

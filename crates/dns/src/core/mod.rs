@@ -5,11 +5,12 @@
 //! may know more than the nameservers, the cache, the nameservers. Every table is bounded, by guest
 //! and in total.
 
+mod known;
 mod lookup;
 mod question;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use slab::Slab;
@@ -22,12 +23,13 @@ pub(crate) use question::{MAX_TRIES, Question, Tries};
 use crate::answers::{Answers, Origin};
 use crate::cache::Cache;
 use crate::hosts::Hosts;
-use crate::message::{self, A, AAAA, ANY, Alias, Builder, CNAME, Checked, PTR, Query, Rcode};
+use crate::message::{self, A, AAAA, ANY, Alias, CNAME, Checked, PTR, Query, Rcode};
 use crate::name;
 use crate::names::{self, Names};
 use crate::native;
 use crate::nsswitch::{Machine, Sources};
 use crate::servers::Servers;
+use known::{Known, own, tell};
 use lookup::Lookups;
 use question::Waiter;
 
@@ -341,70 +343,6 @@ impl Core {
             Checked::Ignore => {}
         }
     }
-}
-
-/// What is known of a name by other means than a nameserver.
-enum Known<'a> {
-    Addresses(&'a [IpAddr]),
-    Name(&'a [u8]),
-    Records(&'a [FoundRecord]),
-    /// There is no such name.
-    Nothing,
-}
-
-/// Answers with what is known of the last name of a chain.
-fn tell(
-    answers: &mut Answers<Client>,
-    asker: Asker,
-    query: &Query<'_>,
-    alias: &Alias,
-    known: &Known<'_>,
-    origin: Origin,
-) {
-    let own = origin == Origin::Static;
-    answers.write(asker.client, origin, |out| {
-        let mut builder = Builder::new(query, query.limit(asker.is_udp()), out);
-        let records = query.edns.is_none_or(|edns| edns.version == 0);
-        for target in alias.iter().skip(1).filter(|_| records) {
-            builder.alias(target);
-        }
-        let rcode = match known {
-            Known::Nothing => Rcode::NxDomain,
-            _ => Rcode::NoError,
-        };
-        match known {
-            Known::Addresses(addresses) if records => builder.addresses(addresses),
-            Known::Name(name) if records => builder.pointer(name),
-            Known::Records(list) if records => {
-                for found in *list {
-                    builder.foreign(&found.owner, found.kind, found.ttl, &found.data);
-                }
-            }
-            _ => {}
-        }
-        builder.finish(rcode, own);
-        true
-    });
-}
-
-/// Answers from the network's own names.
-fn own(answers: &mut Answers<Client>, asker: Asker, query: &Query<'_>, found: &names::Found<'_>) {
-    let kind = query.kind();
-    let none = Alias::new();
-    let (alias, known) = match found {
-        _ if !query.is_internet() => (&none, Known::Addresses(&[])),
-        names::Found::Missing => (&none, Known::Nothing),
-        names::Found::Addresses(alias, addresses) => (alias, Known::Addresses(addresses)),
-        names::Found::Elsewhere(alias) => (alias, Known::Addresses(&[])),
-        names::Found::Name(name) if matches!(kind, PTR | ANY) => (&none, Known::Name(name)),
-        names::Found::Name(_) => (&none, Known::Addresses(&[])),
-    };
-    if matches!(kind, CNAME | ANY) && alias.len() > 2 {
-        // Where the alias leads is another question.
-        let first = alias.iter().take(2).cloned().collect();
-        return tell(answers, asker, query, &first, &Known::Addresses(&[]), Origin::Static);
-    }
-    tell(answers, asker, query, alias, &known, Origin::Static);
 }
 
 impl Asker {
