@@ -183,6 +183,9 @@ fn question(args: &Question) -> Result<Query, Failure> {
         None if address.is_some() => RecordType::PTR,
         None => RecordType::A,
     };
+    if address.is_none() && args.name != "." {
+        vmlan_dns::check_name(&args.name).map_err(|e| Failure::Usage(e.to_string()))?;
+    }
     let mut name = match address {
         Some(address) => Name::from(address),
         None => Name::from_ascii(&args.name).map_err(|e| wrong(&e))?,

@@ -31,7 +31,7 @@ mod upstream;
 mod watched;
 
 pub use answers::{Answer, Answers, Origin};
-pub use name::NameError;
+pub use name::{NameError, check_name};
 pub use names::{Names, Target};
 pub use resolver::{Files, Ipv6, Options, Resolver, Source};
 pub use streams::NoRoom;

@@ -22,6 +22,11 @@ pub enum NameError {
     NotAscii(String),
 }
 
+/// Whether text is a name, in the way people write it.
+pub fn check_name(text: &str) -> Result<(), NameError> {
+    from_text(text).map(drop)
+}
+
 /// A name in lower case; letters only, since no others have a case in DNS.
 pub(crate) fn fold(name: &[u8]) -> Folded {
     let mut folded: Folded = name.iter().copied().take(MAX_NAME).collect();
