@@ -29,7 +29,7 @@ enum Command {
     Dns(dns::Args),
     Netd(Box<netd::Args>),
     Network(network::Args),
-    Run(run::Args),
+    Run(Box<run::Args>),
     Schema(schema::Args),
 }
 
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         Command::Dns(args) => dns::run(&args),
         Command::Netd(args) => netd::run(&args),
         Command::Network(args) => network::run(&args),
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(*args),
         Command::Schema(args) => schema::run(&args),
     };
     match result {

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::time::Duration;
 
 use vmlan_engine::config::{HostLoopback, Ipv4Net};
 use vmlan_engine::{Config, Forward};
@@ -45,6 +46,10 @@ pub(crate) struct Args {
     /// dgram,id=n,local.type=unix,local.path=ITS-PATH,remote.type=unix,remote.path=PATH
     #[arg(long, value_name = "PATH", value_parser = socket_path)]
     listen_dgram: Vec<PathBuf>,
+
+    /// Let guests hand over their descriptors on the UNIX socket at PATH, as --fd takes them.
+    #[arg(long, value_name = "PATH", value_parser = socket_path)]
+    listen_fd: Option<PathBuf>,
 
     /// Use an inherited descriptor: a UNIX stream, datagram or seqpacket socket, or a TAP device.
     #[arg(long, value_name = "FD")]
@@ -98,6 +103,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH", value_parser = socket_path)]
     control: Option<PathBuf>,
 
+    /// End when there has been no guest for this long.
+    #[arg(long, value_name = "SECONDS")]
+    exit_idle: Option<u64>,
+
+    /// Leave the caller's session.
+    #[arg(long, hide = true)]
+    background: bool,
+
     /// Write "ready" to this descriptor as soon as guests can connect.
     #[arg(long, value_name = "FD")]
     ready_fd: Option<i32>,
@@ -146,6 +159,9 @@ fn socket_path(text: &str) -> Result<PathBuf, vmlan_netd::BindError> {
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let config = config(args)?;
     check(args, &config)?;
+    if args.background {
+        vmlan_netd::leave_caller();
+    }
     // Descriptors come first: their numbers must not be taken by anything opened here.
     let ready_fd = args.ready_fd.map(|fd| inherited("--ready-fd", fd)).transpose()?;
     let links = passed_links(args)?;
@@ -187,6 +203,12 @@ fn build(daemon: &mut Daemon, args: &Args, links: Vec<Box<dyn Link>>) -> Result<
     for path in &args.listen_dgram {
         daemon.listen_dgram(path).map_err(flag("--listen-dgram"))?;
     }
+    if let Some(path) = &args.listen_fd {
+        daemon.listen_join(path).map_err(flag("--listen-fd"))?;
+    }
+    if let Some(seconds) = args.exit_idle {
+        daemon.stop_when_idle(Duration::from_secs(seconds));
+    }
     for arg in &args.forward {
         let forwards: Vec<Forward> = arg.forwards(daemon.engine().config()).collect();
         for forward in forwards {
@@ -226,8 +248,9 @@ fn check(args: &Args, config: &Config) -> Result<(), Failure> {
     let mut paths: Vec<&Path> = Vec::new();
     let qemu = args.listen_qemu.iter().map(|p| ("--listen-qemu", p));
     let dgram = args.listen_dgram.iter().map(|p| ("--listen-dgram", p));
+    let fd = args.listen_fd.iter().map(|p| ("--listen-fd", p));
     let control = args.control.iter().map(|p| ("--control", p));
-    for (flag, path) in qemu.chain(dgram).chain(control) {
+    for (flag, path) in qemu.chain(dgram).chain(fd).chain(control) {
         if paths.contains(&path.as_path()) {
             return twice(flag, &path.display());
         }
@@ -245,8 +268,10 @@ fn check(args: &Args, config: &Config) -> Result<(), Failure> {
     let namespaces = args.netns.len();
     #[cfg(not(target_os = "linux"))]
     let namespaces = 0;
-    if args.listen_qemu.len() + args.listen_dgram.len() + args.fd.len() + namespaces == 0 {
-        let text = "no guest could join: give --listen-qemu, --listen-dgram, --fd or --netns";
+    let listeners = args.listen_qemu.len() + args.listen_dgram.len() + args.listen_fd.iter().len();
+    if listeners + args.fd.len() + namespaces == 0 {
+        let text = "no guest could join: give --listen-qemu, --listen-dgram, --listen-fd, --fd or \
+                    --netns";
         return Err(Failure::Usage(text.into()));
     }
     Ok(())

@@ -6,11 +6,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
+use vmlan_config::raw::RawEntry;
 use vmlan_engine::config::{HostLoopback, Ipv4Net};
 use vmlan_engine::{Config, Forward};
 
 use crate::Failure;
 use crate::names::NameArgs;
+
+mod joined;
 
 /// Run a command on a network of its own.
 ///
@@ -27,6 +30,18 @@ pub(crate) struct Args {
     /// may stand for the ports: 8000-8010:8000-8010.
     #[arg(short, long, value_name = "PUBLISH")]
     publish: Vec<Publish>,
+
+    /// Join a configured network of mode user-v2 instead of having one alone: lima:NAME.
+    ///
+    /// The guests of a network reach each other by address and by name. It is served by a daemon
+    /// that comes with the first guest and goes with the last.
+    #[arg(long, value_name = "lima:NAME", value_parser = RawEntry::from_flag,
+          conflicts_with_all = ["mtu", "no_host_loopback", "capture", "dns_host", "dns", "dns_ipv6"])]
+    network: Option<RawEntry>,
+
+    /// What other guests call this one: lima-NAME.internal. Its addresses stay the same.
+    #[arg(long, requires = "network")]
+    name: Option<String>,
 
     /// Run the command as root of the guest, with every right over the guest's own network.
     #[arg(long)]
@@ -82,6 +97,15 @@ struct Network {
 const FAILED: u8 = 125;
 
 pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
+    if let Some(network) = args.network {
+        let forwards = args.publish.into_iter().flat_map(|publish| publish.0).collect();
+        let guest = joined::Guest { name: args.name, forwards };
+        let result = joined::run(args.command, args.root, network, guest);
+        return result.or_else(|why| {
+            crate::tell(&why);
+            Ok(ExitCode::from(FAILED))
+        });
+    }
     let network = vmlan_netd::network(SUBNET, None);
     let mut config = network.map_err(|e| Failure::Usage(e.to_string()))?;
     config.mtu = args.mtu;
@@ -146,7 +170,7 @@ mod imp {
     }
 
     /// Where vmlan's daemons keep their control sockets: a guest is not to command its own network.
-    fn control_sockets() -> Vec<PathBuf> {
+    pub(super) fn control_sockets() -> Vec<PathBuf> {
         let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty());
         let runtime = runtime.map(PathBuf::from).into_iter().chain([PathBuf::from("/run")]);
         // Without a home there is nothing below it.

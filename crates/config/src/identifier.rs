@@ -33,6 +33,12 @@ pub(crate) fn check(name: &str) -> Result<(), IdentifierError> {
     }
 }
 
+/// The host name of an instance, which is also its name in the network, below `.internal`.
+pub fn host_name(instance: &str) -> Result<String, IdentifierError> {
+    check(instance)?;
+    Ok(format!("lima-{}", instance.replace(['.', '_'], "-")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,6 +48,13 @@ mod tests {
         for name in ["a", "user-v2", "A1.b_c-d", "0", &"x".repeat(76)] {
             assert_eq!(check(name), Ok(()), "{name}");
         }
+    }
+
+    #[test]
+    fn host_names_of_instances() {
+        assert_eq!(host_name("default").unwrap(), "lima-default");
+        assert_eq!(host_name("a.b_c-d").unwrap(), "lima-a-b-c-d");
+        assert!(host_name("a/b").is_err());
     }
 
     #[test]

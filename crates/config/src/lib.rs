@@ -36,7 +36,7 @@ mod yaml;
 pub use entry::{Attachment, Instance, Target, attachments};
 pub use file::{FileError, Locked, NetworksFile};
 pub use home::{HomeError, LimaHome, NetworkPaths, SocketPathError};
-pub use identifier::IdentifierError;
+pub use identifier::{IdentifierError, host_name};
 pub use mac::{MacError, mac_address, parse_mac, show_mac};
 pub use networks::{BUILT_IN, Link, Mode, Network, Networks, Paths, Resolved};
 pub use platform::{Os, Platform};

@@ -3,19 +3,20 @@
 //!
 //! Every step is bounded, and what is left over keeps the next pass from waiting.
 
-use std::time::Instant as SystemInstant;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant as SystemInstant};
 
 use mio::event::Event;
 use vmlan_dns::Answers;
 use vmlan_engine::{Engine, Forward, ForwardId, Instant, Io, PortId, Token};
 use vmlan_host::Sockets;
 use vmlan_link::{Link, PeerId};
-use vmlan_wire::FrameBatch;
+use vmlan_wire::{FrameBatch, Mac};
 
 use crate::DaemonError;
 use crate::clock::Clock;
 use crate::forward::{self, ForwardError};
-use crate::ports::{Ports, Turn};
+use crate::ports::{LinkId, Ports, Turn};
 
 /// Storage for the frames of one read. Memory is used only as far as reads reach.
 const BATCH: usize = 512 * 1024;
@@ -42,7 +43,24 @@ pub(crate) struct Core {
     dns_answers: Answers<u64>,
     /// Ports with room again, for [`Core::flush`].
     writable: Vec<PortId>,
+    /// Guests that said who they are.
+    pub(crate) guests: Vec<GuestInfo>,
+    /// Links of guests that are gone, and until when what they have sent is still read.
+    leaving: Vec<(LinkId, Instant)>,
+    /// Somebody wants the network to be there without a guest.
+    pub(crate) held: bool,
 }
+
+/// A guest that said who it is.
+#[derive(Clone, Debug)]
+pub(crate) struct GuestInfo {
+    pub(crate) mac: Mac,
+    pub(crate) name: Option<String>,
+    pub(crate) addresses: (Ipv4Addr, Ipv6Addr),
+}
+
+/// How long what a guest has sent before it left is read.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// The doors of the engine and what they are given.
 macro_rules! engine {
@@ -65,18 +83,49 @@ impl Core {
             search_changes,
             dns_answers: Answers::default(),
             writable: Vec::new(),
+            guests: Vec::new(),
+            leaving: Vec::new(),
+            held: false,
         }
     }
 
     /// Attaches a link. Its first guest gets a port at once, so that it hears broadcasts before it
     /// first speaks.
-    pub(crate) fn add_link(&mut self, link: Box<dyn Link>) -> Result<(), DaemonError> {
+    pub(crate) fn add_link(
+        &mut self,
+        link: Box<dyn Link>,
+    ) -> Result<(LinkId, PortId), DaemonError> {
         let index = self.ports.add(link).map_err(DaemonError::io("cannot poll a guest's link"))?;
-        if self.add_guest(index, PeerId(0)).is_none() {
-            self.close_link(index);
-            return Err(DaemonError::NoPort);
+        match (self.ports.id(index), self.add_guest(index, PeerId(0))) {
+            (Some(id), Some(port)) => Ok((id, port)),
+            _ => {
+                self.close_link(index);
+                Err(DaemonError::NoPort)
+            }
         }
-        Ok(())
+    }
+
+    /// Lets the link of a guest that is gone go, once what it has sent is read.
+    pub(crate) fn let_go(&mut self, link: LinkId) {
+        if self.ports.id(link.index) == Some(link) {
+            self.ports.set_ready(link.index);
+            self.leaving.push((link, self.now + LEAVING));
+        }
+    }
+
+    /// Gives a guest its addresses.
+    pub(crate) fn assign(
+        &mut self,
+        mac: Mac,
+        port: Option<PortId>,
+        wanted: Option<(Ipv4Addr, Ipv6Addr)>,
+    ) -> Option<(Ipv4Addr, Ipv6Addr)> {
+        self.engine.assign(mac, port, wanted, self.now)
+    }
+
+    /// Frees a guest's addresses.
+    pub(crate) fn unassign(&mut self, mac: Mac) {
+        self.engine.unassign(mac, self.now);
     }
 
     pub(crate) fn add_forward(&mut self, forward: Forward) -> Result<ForwardId, ForwardError> {
@@ -112,6 +161,7 @@ impl Core {
         self.dns();
         self.timeouts();
         self.flush();
+        self.close_left();
     }
 
     /// When [`Core::work`] has to be done even without an event; a time in the past means at once.
@@ -213,6 +263,19 @@ impl Core {
         let port = self.engine.add_port(caps)?;
         self.ports.bind(index, peer, port);
         Some(port)
+    }
+
+    fn close_left(&mut self) {
+        let mut leaving = std::mem::take(&mut self.leaving);
+        leaving.retain(|(link, until)| {
+            let there = self.ports.id(link.index) == Some(*link);
+            let more = self.ports.is_ready(link.index) && self.now < *until;
+            if there && !more {
+                self.close_link(link.index);
+            }
+            there && more
+        });
+        self.leaving = leaving;
     }
 
     fn close_link(&mut self, index: u32) {

@@ -21,6 +21,7 @@ use crate::core::Core;
 use crate::dns;
 use crate::leases::LeaseFile;
 use crate::listener::Listeners;
+use crate::managed::Joins;
 use crate::ports::Ports;
 use crate::token::Owner;
 use crate::unix_path::{self, BindError, SocketPath};
@@ -42,10 +43,20 @@ pub struct Daemon {
     listeners: Listeners,
     watches: Watches,
     control: Option<Control>,
+    joins: Option<Joins>,
+    idle: Option<Idle>,
     leases: Option<LeaseFile>,
     wrappers: Wrappers,
     /// Removed at the end.
     datagram_paths: Vec<SocketPath>,
+}
+
+/// How long the network is there without anybody on it.
+#[derive(Clone, Copy, Debug)]
+struct Idle {
+    grace: Duration,
+    /// Since when there has been nobody, if there is nobody.
+    since: Option<SystemInstant>,
 }
 
 impl Daemon {
@@ -66,6 +77,8 @@ impl Daemon {
             listeners: Listeners::default(),
             watches: Watches::default(),
             control: None,
+            joins: None,
+            idle: None,
             leases: None,
             wrappers: Wrappers::default(),
             datagram_paths: Vec::new(),
@@ -94,7 +107,7 @@ impl Daemon {
 
     /// Attaches a guest, or several that share a link.
     pub fn add_link(&mut self, link: Box<dyn Link>) -> Result<(), DaemonError> {
-        self.core.add_link(self.wrappers.wrap(link))
+        self.core.add_link(self.wrappers.wrap(link)).map(drop)
     }
 
     /// Writes the frames of all links that are attached from now on to a new file, in pcapng.
@@ -120,6 +133,18 @@ impl Daemon {
     pub fn listen_control(&mut self, path: &Path) -> Result<(), DaemonError> {
         self.control = Some(Control::new(self.poll.registry(), path)?);
         Ok(())
+    }
+
+    /// Lets guests join at `path` with the descriptors of their network cards.
+    pub fn listen_join(&mut self, path: &Path) -> Result<(), DaemonError> {
+        self.joins = Some(Joins::new(self.poll.registry(), path)?);
+        Ok(())
+    }
+
+    /// Ends [`Daemon::run`] when there has been no guest for this long, and nobody has asked over
+    /// the control API that the network stay.
+    pub fn stop_when_idle(&mut self, grace: Duration) {
+        self.idle = Some(Idle { grace, since: Some(SystemInstant::now()) });
     }
 
     /// Takes over the leases in the file at `path`, and keeps it up to date.
@@ -184,6 +209,9 @@ impl Daemon {
             if let Some(leases) = &mut self.leases {
                 leases.update(&self.core.engine, self.core.clock.now());
             }
+            if self.is_over() {
+                break;
+            }
         }
         self.core.shutdown();
         if let Some(leases) = self.leases.take() {
@@ -210,9 +238,31 @@ impl Daemon {
                     control.handle(registry, index, &mut self.core);
                 }
             }
+            Some(Owner::JoinListener) => {
+                if let Some(joins) = &mut self.joins {
+                    joins.accept(registry);
+                }
+            }
+            Some(Owner::Join(index)) => {
+                if let Some(joins) = &mut self.joins {
+                    joins.handle(registry, index, &mut self.core, &mut self.wrappers);
+                }
+            }
             None => {}
         }
         Next::Continue
+    }
+
+    /// Whether there has been nobody for long enough.
+    fn is_over(&mut self) -> bool {
+        let joining = self.joins.as_ref().is_some_and(|joins| joins.len() > 0);
+        let used = joining || self.core.held || !self.core.ports.is_empty();
+        let Some(idle) = &mut self.idle else { return false };
+        if used {
+            idle.since = None;
+            return false;
+        }
+        idle.since.get_or_insert_with(SystemInstant::now).elapsed() >= idle.grace
     }
 
     fn accept(&mut self, index: u32) {
@@ -227,7 +277,10 @@ impl Daemon {
     /// How long the poll may wait.
     fn next_timeout(&self) -> Option<Duration> {
         let control = self.control.as_ref().and_then(Control::next_timeout);
-        let own = [control, self.listeners.next_timeout()].into_iter().flatten().min();
+        let joins = self.joins.as_ref().and_then(Joins::next_timeout);
+        let over = self.idle.and_then(|idle| Some(idle.since? + idle.grace));
+        let own = [control, joins, over, self.listeners.next_timeout()];
+        let own = own.into_iter().flatten().min();
         let own = own.map(|at| self.core.clock.at(at));
         let leases = self.leases.as_ref().and_then(|l| l.next_timeout(&self.core.engine));
         let next = [own, leases, self.core.next_timeout()].into_iter().flatten().min()?;
@@ -239,6 +292,11 @@ impl Daemon {
             && control.next_timeout().is_some()
         {
             control.handle_timeout(self.poll.registry(), SystemInstant::now());
+        }
+        if let Some(joins) = &mut self.joins
+            && joins.next_timeout().is_some()
+        {
+            joins.handle_timeout(self.poll.registry(), SystemInstant::now());
         }
         if self.listeners.next_timeout().is_some()
             && let Some(index) = self.listeners.rested(SystemInstant::now())

@@ -18,6 +18,7 @@ mod forward;
 mod leases;
 mod level;
 mod listener;
+pub mod managed;
 #[cfg(target_os = "linux")]
 mod netns;
 mod network;
@@ -39,5 +40,6 @@ pub use forward::{ForwardError, check as check_forward};
 pub use netns::{AttachError, Netns, NetnsSpecError, guest_interface};
 pub use network::network;
 pub use pidfile::{PidFile, PidFileError};
+pub use signals::leave_caller;
 pub use unix_path::{BindError, check as check_socket_path};
 pub use watch::Next;

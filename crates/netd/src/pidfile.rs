@@ -84,7 +84,14 @@ fn read(path: &Path) -> Result<Option<Pid>, PidFileError> {
 }
 
 fn is_alive(pid: Pid) -> bool {
-    pid != getpid() && test_kill_process(pid) != Err(Errno::SRCH)
+    pid != getpid() && test_kill_process(pid) != Err(Errno::SRCH) && !is_zombie(pid)
+}
+
+/// Whether the process has ended and only its parent has not noticed; not known without /proc.
+fn is_zombie(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    // The state follows the name, which may have any character in it.
+    stat.is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" Z")))
 }
 
 #[cfg(test)]
@@ -124,6 +131,27 @@ mod tests {
             assert!(matches!(PidFile::write(&path), Err(PidFileError::NotOurs(_))));
             assert_eq!(fs::read_to_string(&path).unwrap(), strange);
         }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_process_that_nobody_has_waited_for_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        fs::write(&path, format!("{}\n", child.id())).unwrap();
+        assert!(matches!(PidFile::check(&path), Err(PidFileError::Running { .. })));
+        drop(child.stdin.take());
+        let pid = Pid::from_child(&child);
+        let options =
+            rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(rustix::process::WaitId::Pid(pid), options).unwrap();
+        PidFile::check(&path).unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

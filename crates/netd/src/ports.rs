@@ -35,11 +35,21 @@ pub(crate) struct Ports {
     dirty: Vec<u32>,
     /// Links that want to be called at a time.
     timed: Vec<u32>,
+    /// Links so far.
+    count: u64,
+}
+
+/// A link, and no other that has its number after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LinkId {
+    pub(crate) index: u32,
+    serial: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
     link: Box<dyn Link>,
+    serial: u64,
     /// Polled level-triggered.
     level: bool,
     guests: Vec<Option<Guest>>,
@@ -90,7 +100,22 @@ impl Ports {
             ready: VecDeque::new(),
             dirty: Vec::new(),
             timed: Vec::new(),
+            count: 0,
         }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+
+    /// The link with a number now.
+    pub(crate) fn id(&self, index: u32) -> Option<LinkId> {
+        self.links.get(index as usize).map(|entry| LinkId { index, serial: entry.serial })
+    }
+
+    /// Whether a link is on the list of those to be read.
+    pub(crate) fn is_ready(&self, index: u32) -> bool {
+        self.links.get(index as usize).is_some_and(|entry| entry.ready)
     }
 
     /// Takes a link over and returns its number.
@@ -105,8 +130,10 @@ impl Ports {
         } else {
             self.registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
         }
+        self.count += 1;
         vacant.insert(Entry {
             link,
+            serial: self.count,
             level,
             guests: Vec::new(),
             ready: false,
@@ -285,7 +312,7 @@ impl Ports {
         entry.timeout = timeout;
     }
 
-    fn set_ready(&mut self, index: u32) {
+    pub(crate) fn set_ready(&mut self, index: u32) {
         if let Some(entry) = self.links.get_mut(index as usize)
             && !std::mem::replace(&mut entry.ready, true)
         {

@@ -20,6 +20,19 @@ pub(crate) fn termination() -> io::Result<UnixStream> {
     Ok(read)
 }
 
+/// Makes this process one of its own: no terminal's signals reach it, and none is blocked because
+/// it was for whoever started it.
+pub fn leave_caller() {
+    // Who leads a group already is in nobody's way.
+    let _ = rustix::process::setsid();
+    // SAFETY: the set is initialised by the first call, and lives through the second.
+    unsafe {
+        let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
+    }
+}
+
 /// Whether the process was started with a signal ignored, as nohup(1) does.
 fn is_ignored(signal: i32) -> bool {
     // SAFETY: a `sigaction` of zeros is valid, and with a null pointer as the new one the call

@@ -25,6 +25,9 @@ pub(crate) enum Owner {
     ControlListener,
     /// A client of the control API.
     Control(u32),
+    JoinListener,
+    /// A guest that has joined with its descriptor, or is about to.
+    Join(u32),
 }
 
 impl Owner {
@@ -42,6 +45,8 @@ impl Owner {
             2 => Some(Self::Watch(index)),
             3 => Some(Self::ControlListener),
             4 => Some(Self::Control(index)),
+            5 => Some(Self::JoinListener),
+            6 => Some(Self::Join(index)),
             _ => None,
         }
     }
@@ -56,6 +61,8 @@ impl Owner {
             Self::Watch(index) => (2, index),
             Self::ControlListener => (3, 0),
             Self::Control(index) => (4, index),
+            Self::JoinListener => (5, 0),
+            Self::Join(index) => (6, index),
         };
         mio::Token(DAEMON | kind << KIND_SHIFT | index as usize)
     }
@@ -77,6 +84,8 @@ mod tests {
             Owner::Watch(9),
             Owner::ControlListener,
             Owner::Control(15),
+            Owner::JoinListener,
+            Owner::Join(7),
         ] {
             assert_eq!(Owner::of(owner.token()), Some(owner));
         }

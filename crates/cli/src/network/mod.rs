@@ -2,6 +2,7 @@
 
 mod choose;
 mod create;
+pub(crate) mod daemon;
 mod delete;
 mod list;
 mod show;
@@ -31,6 +32,8 @@ enum Command {
     #[command(visible_alias = "ls")]
     List(list::Args),
     Show(show::Args),
+    Start(daemon::StartArgs),
+    Stop(daemon::StopArgs),
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -40,6 +43,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
         Command::Delete(args) => delete::run(args),
         Command::List(args) => list::run(args),
         Command::Show(args) => show::run(args),
+        Command::Start(args) => daemon::start(args),
+        Command::Stop(args) => daemon::stop(args),
     }?;
     crate::print(&text)
 }
@@ -60,7 +65,7 @@ impl From<HomeError> for Failure {
 }
 
 /// Reads `networks.yaml` and tells what is to be said about it.
-fn load() -> Result<(LimaHome, NetworksFile), Failure> {
+pub(crate) fn load() -> Result<(LimaHome, NetworksFile), Failure> {
     let home = LimaHome::from_env()?;
     let file = NetworksFile::load(&home, &Platform::detect())?;
     warn(&file);
@@ -74,13 +79,16 @@ fn warn(file: &NetworksFile) {
 }
 
 /// A line of vmlan's says by itself that it is about an error.
-fn shown(report: &Report) -> String {
+pub(crate) fn shown(report: &Report) -> String {
     let text = report.to_string();
     text.strip_prefix("error: ").unwrap_or(&text).to_owned()
 }
 
 /// A network by name, or who there is.
-fn find<'a>(file: &'a NetworksFile, name: &str) -> Result<&'a vmlan_config::Network, Failure> {
+pub(crate) fn find<'a>(
+    file: &'a NetworksFile,
+    name: &str,
+) -> Result<&'a vmlan_config::Network, Failure> {
     file.networks.get(name).ok_or_else(|| {
         let names: Vec<_> = file.networks.names().collect();
         let path = file.path().display();

@@ -2,5 +2,7 @@
 
 mod choose;
 mod edits;
+#[cfg(target_os = "linux")]
+mod guests;
 mod list;
 mod support;

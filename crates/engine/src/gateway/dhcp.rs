@@ -164,7 +164,7 @@ impl Dhcp {
         let wanted = request.wanted.and_then(|ip| number(&net.config, ip));
         let mac = request.mac;
         let usable = |n| is_free(net, n, mac);
-        let chosen = self.pool.choose(mac, request.port, wanted, usable);
+        let chosen = self.pool.choose(mac, Some(request.port), wanted, usable);
         let number = chosen.map_err(|_| Drop::Limit)?;
         if !self.must_probe(net, number, mac) {
             self.offer(net, io, &request, number);
@@ -417,7 +417,7 @@ pub(super) fn number(config: &Config, ip: Ipv4Addr) -> Option<u32> {
 }
 
 /// Whether nobody else is known to use the address.
-fn is_free(net: &Net, number: u32, mac: Mac) -> bool {
+pub(super) fn is_free(net: &Net, number: u32, mac: Mac) -> bool {
     let ip = IpAddr::V4(net.config.ipv4.nth(number));
     net.neighbors.get(ip).is_none_or(|n| n.mac == mac || n.leased)
 }

@@ -203,7 +203,7 @@ impl Dhcp6 {
 
     fn choose(&mut self, net: &Net, request: &Request, wanted: Option<u32>) -> Option<u32> {
         let usable = |n| is_free(net, n, request.mac);
-        self.pool.choose(request.mac, request.port, wanted, usable).ok()
+        self.pool.choose(request.mac, Some(request.port), wanted, usable).ok()
     }
 
     fn usable(&self, net: &Net, number: u32, mac: Mac) -> bool {
@@ -402,7 +402,7 @@ pub(super) fn number(config: &Config, addr: Ipv6Addr) -> Option<u32> {
 }
 
 /// Whether nobody else is known to use the address.
-fn is_free(net: &Net, number: u32, mac: Mac) -> bool {
+pub(super) fn is_free(net: &Net, number: u32, mac: Mac) -> bool {
     let ip = IpAddr::V6(net.config.ipv6.nth(number.into()));
     net.neighbors.get(ip).is_none_or(|n| n.mac == mac || n.leased)
 }

@@ -150,7 +150,7 @@ impl Pool {
     pub(super) fn choose(
         &mut self,
         mac: Mac,
-        port: PortId,
+        port: Option<PortId>,
         wanted: Option<u32>,
         usable: impl Fn(u32) -> bool,
     ) -> Result<u32, Exhausted> {
@@ -161,7 +161,7 @@ impl Pool {
         if let Some(number) = last.filter(|n| self.may_have(*n, mac) && usable(*n)) {
             return Ok(number);
         }
-        if self.held_by(port) >= self.port_limit {
+        if port.is_some_and(|port| self.held_by(port) >= self.port_limit) {
             return Err(Exhausted);
         }
         let free = |pool: &Self, n: u32| pool.may_have(n, mac) && usable(n);
@@ -335,7 +335,7 @@ mod tests {
     }
 
     fn take(pool: &mut Pool, n: u32, port: u16, now: u64) -> Option<u32> {
-        let number = pool.choose(mac(n), PortId(port), None, any).ok()?;
+        let number = pool.choose(mac(n), Some(PortId(port)), None, any).ok()?;
         let day = Duration::from_secs(86_400);
         pool.hold(number, mac(n), Some(PortId(port)), State::Bound, at(now), day).then_some(number)
     }

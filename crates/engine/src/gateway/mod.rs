@@ -2,6 +2,7 @@
 //! its own addresses, DNS. Each service is a file: a packet in, an answer out.
 
 mod arp;
+mod assign;
 mod dhcp;
 mod dhcp6;
 mod dns;

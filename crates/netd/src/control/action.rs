@@ -3,6 +3,7 @@
 //! gvisor-tap-vsock where it has them, so that its clients work.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use vmlan_engine::io::ListenAddr;
@@ -23,6 +24,10 @@ pub(crate) enum Action {
     Leases,
     Flows,
     Forwards,
+    /// Guests that said who they are.
+    Guests,
+    /// Whether the network stays without a guest.
+    Hold(bool),
     /// `local` is how the client wrote it, for listings.
     Expose {
         forward: Forward,
@@ -62,6 +67,13 @@ struct FlowEntry {
 }
 
 #[derive(Serialize)]
+struct GuestEntry<'a> {
+    name: Option<&'a str>,
+    mac: String,
+    addresses: [IpAddr; 2],
+}
+
+#[derive(Serialize)]
 struct StatsEntry {
     #[serde(rename = "BytesSent")]
     bytes_sent: u64,
@@ -95,6 +107,13 @@ impl Action {
             "/leases" | "/services/dhcp/leases" => Self::Leases,
             "/flows" => Self::Flows,
             "/services/forwarder/all" => Self::Forwards,
+            "/v1/guests" => Self::Guests,
+            "/v1/hold" | "/v1/release" => {
+                if request.method != "POST" {
+                    return Err(Response::error(405, "post only"));
+                }
+                return Ok(Self::Hold(request.path == "/v1/hold"));
+            }
             _ => return Err(Response::error(404, "404 page not found")),
         };
         match request.method {
@@ -147,6 +166,11 @@ impl Action {
                 json(&flows.collect::<Vec<_>>())
             }
             Self::Forwards => json(&forwards(core, labels)),
+            Self::Guests => json(&guests(core)),
+            Self::Hold(held) => {
+                core.held = held;
+                Response::ok()
+            }
             Self::Expose { forward, local } => expose(core, labels, forward, local),
             Self::Unexpose { listen } => {
                 let found = core.engine.forwards().find(|(_, f)| f.listen == listen);
@@ -189,6 +213,15 @@ fn forwards(core: &Core, labels: &Labels) -> Vec<ForwardEntry> {
     let mut entries: Vec<_> = entries.collect();
     entries.sort_by(|a, b| (&a.local, a.protocol).cmp(&(&b.local, b.protocol)));
     entries
+}
+
+fn guests(core: &Core) -> Vec<GuestEntry<'_>> {
+    let guests = core.guests.iter().map(|guest| GuestEntry {
+        name: guest.name.as_deref(),
+        mac: colons(guest.mac),
+        addresses: [guest.addresses.0.into(), guest.addresses.1.into()],
+    });
+    guests.collect()
 }
 
 fn protocol(listen: &ListenAddr) -> &'static str {

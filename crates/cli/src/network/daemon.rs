@@ -1,0 +1,104 @@
+//! The daemon of a configured network: what it is started with, and `vmlan network start|stop`.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+
+use vmlan_config::{LimaHome, Mode, Network, NetworkPaths};
+use vmlan_netd::managed::{self, ControlError, EnsureError};
+
+use crate::Failure;
+
+/// How long a network is there without a guest, so that one that restarts finds it.
+const GRACE: &str = "5";
+
+/// Start a network's daemon, and keep it without a guest until it is stopped.
+#[derive(Debug, clap::Args)]
+pub(super) struct StartArgs {
+    name: String,
+}
+
+/// Let a network's daemon end with its last guest.
+#[derive(Debug, clap::Args)]
+pub(super) struct StopArgs {
+    name: String,
+}
+
+pub(super) fn start(args: &StartArgs) -> Result<String, Failure> {
+    let (home, file) = super::load()?;
+    let daemon = Daemon::of(&home, super::find(&file, &args.name)?).map_err(Failure::Failed)?;
+    // Between the two, it may end because nobody is there.
+    for last in [false, true] {
+        drop(daemon.ensure().map_err(failed)?);
+        match managed::control(&daemon.paths.endpoint, "POST", "/v1/hold") {
+            Ok(_) => break,
+            Err(e) if last => return Err(failed(e)),
+            Err(_) => {}
+        }
+    }
+    Ok(String::new())
+}
+
+pub(super) fn stop(args: &StopArgs) -> Result<String, Failure> {
+    let (home, file) = super::load()?;
+    let network = super::find(&file, &args.name)?;
+    match managed::control(&home.network(&network.name).endpoint, "POST", "/v1/release") {
+        Ok(_) | Err(ControlError::NoDaemon) => Ok(String::new()),
+        Err(e) => Err(failed(e)),
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::Failed(error.to_string())
+}
+
+/// What it takes to reach or start a network's daemon.
+#[derive(Clone, Debug)]
+pub(crate) struct Daemon {
+    pub(crate) paths: NetworkPaths,
+    subnet: String,
+    gateway: String,
+}
+
+impl Daemon {
+    pub(crate) fn of(home: &LimaHome, network: &Network) -> Result<Self, String> {
+        let subnet =
+            network.subnet().filter(|_| network.mode == Mode::UserV2).ok_or_else(|| {
+                let (name, mode) = (&network.name, network.mode);
+                format!("network `{name}` has mode {mode}, which vmlan cannot start yet")
+            })?;
+        let paths = home.network(&network.name);
+        paths.check().map_err(|e| e.to_string())?;
+        Ok(Self { paths, subnet: subnet.net().to_string(), gateway: subnet.gateway.to_string() })
+    }
+
+    /// A connection to where guests join.
+    pub(crate) fn ensure(&self) -> Result<UnixStream, EnsureError> {
+        managed::ensure(&self.paths, || self.command())
+    }
+
+    fn command(&self) -> io::Result<Command> {
+        let log = |path| OpenOptions::new().create(true).append(true).open(path);
+        let paths = &self.paths;
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .args(["netd", "--background", "--exit-idle", GRACE])
+            .args(["--subnet", &self.subnet, "--gateway", &self.gateway])
+            .arg("--listen-qemu")
+            .arg(&paths.qemu)
+            .arg("--listen-fd")
+            .arg(&paths.fd)
+            .arg("--control")
+            .arg(&paths.endpoint)
+            .arg("--leases")
+            .arg(&paths.leases)
+            .arg("--pidfile")
+            .arg(&paths.pidfile)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(log(&paths.stdout)?)
+            .stderr(log(&paths.stderr)?);
+        Ok(command)
+    }
+}

@@ -1,0 +1,269 @@
+//! Guests on a configured network: names, addresses, and the daemon that comes and goes with them.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixListener;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::Home;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const LAB: &str = "networks:\n  lab: {mode: user-v2, gateway: 10.71.0.1}\n";
+
+/// A home whose daemons end with it.
+struct Lab(Home);
+
+impl Lab {
+    fn new() -> Self {
+        Self(Home::with(LAB))
+    }
+
+    fn pid(&self) -> Option<Pid> {
+        let path = self.0.path("_networks/lab/usernet_lab.pid");
+        Pid::from_raw(fs::read_to_string(path).ok()?.trim().parse().ok()?)
+    }
+
+    fn run(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vmlan"));
+        command.args(["run", "--network", "lima:lab"]).args(args).env("LIMA_HOME", self.0.path(""));
+        command
+    }
+
+    /// Standard output of a command in a guest.
+    #[track_caller]
+    fn output(&self, args: &[&str]) -> String {
+        let output = self.run(args).stdin(Stdio::null()).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{args:?}: {} {error}", output.status);
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Files of the network that are not meant to stay.
+    fn left(&self) -> Vec<String> {
+        let dir = fs::read_dir(self.0.path("_networks/lab")).unwrap();
+        let names = dir.map(|e| e.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> =
+            names.filter(|n| !n.ends_with(".log") && n != "leases.json").collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Some(pid) = self.pid() {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
+/// A shell in a guest.
+struct Guest {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Guest {
+    fn start(lab: &Lab, args: &[&str]) -> Self {
+        let mut command = lab.run(args);
+        command.args(["--", "sh"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut guest = Self { child, input, output };
+        assert_eq!(guest.line("echo here"), "here");
+        guest
+    }
+
+    /// The line that a command of the shell says.
+    fn line(&mut self, command: &str) -> String {
+        writeln!(self.input, "{command}").unwrap();
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn addresses(&mut self) -> String {
+        self.line("echo $(ip -br address show eth0)")
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+const SERVE: &str = "busybox nc -l -p 8000 -e echo hello >/dev/null 2>&1 & echo started";
+
+#[test]
+fn guests_reach_each_other_by_name_and_the_daemon_goes_with_them() {
+    let lab = Lab::new();
+    let mut web = Guest::start(&lab, &["--name", "web"]);
+    let pid = lab.pid().unwrap();
+    assert_eq!(web.line(SERVE), "started");
+    let fetch = "for i in $(seq 100); do busybox nc lima-web.internal 8000 </dev/null 2>/dev/null && break; \
+                 sleep 0.05; done; \
+                 getent ahosts lima-web.internal | cut -d ' ' -f 1 | sort -u; \
+                 getent hosts 10.71.0.4 | tr -s ' '; ip -br link show eth0 | cut -c 1-4";
+    let said = lab.output(&["--name", "client", "--", "sh", "-c", fetch]);
+    let want = "hello\n10.71.0.4\nfd76:6d6c:a47::4\n10.71.0.4 lima-web.internal\neth0\n";
+    assert_eq!(said, want);
+    assert_eq!(lab.pid(), Some(pid), "one daemon served both");
+    // A name goes with its guest.
+    let gone = lab.output(&["--", "sh", "-c", "getent hosts lima-client.internal || echo gone"]);
+    assert_eq!(gone, "gone\n");
+    drop(web);
+    eventually("the daemon's end", || (lab.left().is_empty()).then_some(()));
+}
+
+#[test]
+fn a_named_guest_keeps_its_addresses() {
+    let lab = Lab::new();
+    let show = ["--", "ip", "-br", "address", "show", "eth0"];
+    let named = |name| lab.output(&[&["--name", name][..], &show].concat());
+    let (a, b) = (named("a"), named("b"));
+    assert!(a.contains("10.71.0.4/24") && a.contains("fd76:6d6c:a47::4/64"), "{a}");
+    assert!(b.contains("10.71.0.5/24"), "{b}");
+    let mac = || lab.output(&["--name", "a", "--", "cat", "/sys/class/net/eth0/address"]);
+    let first = mac();
+    assert!(first.starts_with("52:55:55:"), "{first}");
+    kill_process(lab.pid().unwrap(), Signal::TERM).unwrap();
+    eventually("the daemon's end", || (lab.left().is_empty()).then_some(()));
+    assert!(named("b").contains("10.71.0.5/24"));
+    assert_eq!(mac(), first);
+}
+
+#[test]
+fn a_killed_daemon_is_replaced_under_its_guests() {
+    let lab = Lab::new();
+    let mut guests = ["a", "b", "c"].map(|name| Guest::start(&lab, &["--name", name]));
+    let before = guests.each_mut().map(Guest::addresses);
+    let first = lab.pid().unwrap();
+    kill_process(first, Signal::KILL).unwrap();
+    let second = eventually("another daemon", || lab.pid().filter(|pid| *pid != first));
+    for name in ["a", "b", "c"] {
+        let ask = format!(
+            "for i in $(seq 100); do getent hosts lima-{name}.internal >/dev/null && break; \
+             sleep 0.05; done; ping -q -c 1 -W 5 lima-{name}.internal >/dev/null && echo reached || echo lost"
+        );
+        for guest in &mut guests {
+            assert_eq!(guest.line(&ask), "reached", "{name}");
+        }
+    }
+    assert_eq!(guests.each_mut().map(Guest::addresses), before);
+    assert_eq!(lab.pid(), Some(second));
+}
+
+#[test]
+fn many_that_start_at_once_have_one_daemon() {
+    let lab = Lab::new();
+    let names: Vec<String> = (0..6).map(|i| format!("g{i}")).collect();
+    let show = ["--", "ip", "-br", "-4", "address", "show", "eth0"];
+    let mut children: Vec<Child> = names
+        .iter()
+        .map(|name| {
+            let mut command = lab.run(&["--name", name]);
+            command.args(show).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().unwrap()
+        })
+        .collect();
+    let mut addresses = Vec::new();
+    for child in children.drain(..) {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        addresses.push(text.split_whitespace().nth(2).unwrap().to_owned());
+    }
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(addresses.len(), names.len());
+    let log = fs::read_to_string(lab.0.path("_networks/lab/usernet.lab.stderr.log")).unwrap();
+    assert_eq!(log.matches("ready").count(), 1, "{log}");
+}
+
+#[test]
+fn a_network_can_be_held_without_a_guest() {
+    let lab = Lab::new();
+    assert_eq!(lab.0.network(&["start", "lab"]).quiet(), "");
+    let pid = lab.pid().unwrap();
+    assert_eq!(lab.0.network(&["start", "lab"]).quiet(), "");
+    assert_eq!(lab.pid(), Some(pid));
+    lab.output(&["--", "true"]);
+    assert_eq!(lab.pid(), Some(pid));
+    assert_eq!(lab.0.network(&["stop", "lab"]).quiet(), "");
+    eventually("the daemon's end", || (lab.left().is_empty()).then_some(()));
+    assert_eq!(lab.0.network(&["stop", "lab"]).quiet(), "");
+    let error = lab.0.network(&["start", "none"]).failed(1);
+    assert!(error.contains("no network `none`"), "{error}");
+}
+
+#[test]
+fn what_cannot_join_is_told() {
+    let lab = Lab::new();
+    let refused = |args: &[&str]| {
+        let output = lab.run(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(125), "{args:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let _web = Guest::start(&lab, &["--name", "web"]);
+    let error = refused(&["--name", "web", "--", "true"]);
+    assert!(error.contains("is on the network already"), "{error}");
+    let error = refused(&["--name", "a/b", "--", "true"]);
+    assert!(error.contains("--name a/b: identifier `a/b` must match"), "{error}");
+    // A port that somebody has.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let publish = format!("{}:80", taken.local_addr().unwrap().port());
+    let error = refused(&["-p", &publish, "--", "true"]);
+    assert!(error.contains(&taken.local_addr().unwrap().port().to_string()), "{error}");
+}
+
+#[test]
+fn published_ports_lead_to_the_guest_while_it_is_there() {
+    let lab = Lab::new();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let mut guest = Guest::start(&lab, &["-p", &format!("{port}:8000")]);
+    assert_eq!(guest.line(SERVE), "started");
+    let said = eventually("an answer", || {
+        let stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).ok().filter(|n| *n > 0).map(|_| line)
+    });
+    assert_eq!(said, "hello\n");
+    drop(guest);
+    eventually("the port's end", || std::net::TcpListener::bind(("127.0.0.1", port)).ok());
+}
+
+/// The stale files of a daemon that was killed while nobody was there.
+#[test]
+fn what_a_dead_daemon_left_is_cleared() {
+    let lab = Lab::new();
+    let dir = lab.0.path("_networks/lab");
+    fs::create_dir_all(&dir).unwrap();
+    for socket in ["lab_ep.sock", "lab_fd.sock", "lab_qemu.sock"] {
+        drop(UnixListener::bind(dir.join(socket)).unwrap());
+    }
+    let mut dead = Command::new("true").spawn().unwrap();
+    dead.wait().unwrap();
+    fs::write(dir.join("usernet_lab.pid"), format!("{}\n", dead.id())).unwrap();
+    assert_eq!(lab.output(&["--", "echo", "here"]), "here\n");
+}

@@ -1,0 +1,117 @@
+//! Addresses for guests that are configured from outside instead of by DHCP: out of the same pools,
+//! so that nobody else gets them.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use vmlan_wire::Mac;
+
+use super::lease::State;
+use super::{dhcp, dhcp6};
+use crate::Engine;
+use crate::io::PortId;
+use crate::time::Instant;
+
+/// Such a guest does not renew. Its addresses are kept for when it comes back, but others get them
+/// before the pool is empty.
+const TIME: Duration = Duration::from_secs(365 * 86_400);
+
+impl Engine {
+    /// Gives a guest its addresses: those that it had before, else those that it says it had, if
+    /// they are still to be had. `port` is where it is attached; before that, another guest may yet
+    /// get them. `None` when no address is left.
+    pub fn assign(
+        &mut self,
+        mac: Mac,
+        port: Option<PortId>,
+        wanted: Option<(Ipv4Addr, Ipv6Addr)>,
+        now: Instant,
+    ) -> Option<(Ipv4Addr, Ipv6Addr)> {
+        let net = &self.net;
+        let wanted4 = wanted.and_then(|(four, _)| dhcp::number(&net.config, four));
+        let wanted6 = wanted.and_then(|(_, six)| dhcp6::number(&net.config, six));
+        let pool = self.gateway.dhcp.pool_mut();
+        let four = pool.choose(mac, port, wanted4, |n| dhcp::is_free(net, n, mac)).ok()?;
+        let held = pool.hold(four, mac, port, State::Bound, now, TIME);
+        let pool = self.gateway.dhcp6.pool_mut();
+        // The same number in both families is easier to read.
+        let six =
+            pool.choose(mac, port, wanted6.or(Some(four)), |n| dhcp6::is_free(net, n, mac)).ok()?;
+        let held = held && pool.hold(six, mac, port, State::Bound, now, TIME);
+        let addresses = (net.config.ipv4.nth(four), net.config.ipv6.nth(six.into()));
+        self.gateway_worked();
+        held.then_some(addresses)
+    }
+
+    /// Ends a guest's leases: it gets the same addresses again unless another needed them.
+    pub fn unassign(&mut self, mac: Mac, now: Instant) {
+        for pool in [self.gateway.dhcp.pool_mut(), self.gateway.dhcp6.pool_mut()] {
+            if let Some(lease) = pool.of(mac) {
+                pool.release(lease.number, now);
+            }
+        }
+        self.gateway_worked();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Ipv4Net;
+    use crate::testing::config;
+
+    fn mac(n: u8) -> Mac {
+        Mac([2, 0, 0, 0, 0, n])
+    }
+
+    #[test]
+    fn a_guest_has_the_same_addresses_again() {
+        let mut engine = Engine::new(config(), Instant::ZERO);
+        let now = Instant::ZERO;
+        let first = engine.assign(mac(1), None, None, now).unwrap();
+        assert_eq!(first.0, Ipv4Addr::new(192, 168, 5, 15));
+        assert_eq!(first.1, engine.config().ipv6.nth(15));
+        let second = engine.assign(mac(2), Some(PortId(0)), None, now).unwrap();
+        assert_eq!(second.0, Ipv4Addr::new(192, 168, 5, 16));
+        assert_eq!(engine.assign(mac(1), Some(PortId(1)), None, now), Some(first));
+        engine.unassign(mac(1), now);
+        assert_eq!(
+            engine.assign(mac(3), None, None, now).unwrap().0,
+            Ipv4Addr::new(192, 168, 5, 17)
+        );
+        assert_eq!(engine.assign(mac(1), None, None, now), Some(first));
+        // A year is kept in the file of leases too.
+        assert_eq!(engine.saved_leases().len(), 6);
+    }
+
+    #[test]
+    fn what_a_guest_says_it_had_is_its_unless_it_is_anothers() {
+        let mut engine = Engine::new(config(), Instant::ZERO);
+        let had = (Ipv4Addr::new(192, 168, 5, 77), engine.config().ipv6.nth(78));
+        assert_eq!(engine.assign(mac(1), None, Some(had), Instant::ZERO), Some(had));
+        let other = engine.assign(mac(2), None, Some(had), Instant::ZERO).unwrap();
+        assert_eq!(other.0, Ipv4Addr::new(192, 168, 5, 15));
+        let gateway = (engine.config().gateway, engine.config().ipv6.gateway());
+        let third = engine.assign(mac(3), None, Some(gateway), Instant::ZERO).unwrap();
+        assert_eq!(third.0, Ipv4Addr::new(192, 168, 5, 16));
+    }
+
+    #[test]
+    fn guests_that_are_gone_make_room() {
+        let mut config = config();
+        let subnet = Ipv4Net::new(Ipv4Addr::new(10, 0, 0, 0), 29).unwrap();
+        config.ipv4 = subnet;
+        (config.gateway, config.host) = (subnet.nth(1), subnet.nth(2));
+        (config.dns, config.first_guest) = (subnet.nth(3), subnet.nth(4));
+        let mut engine = Engine::new(config, Instant::ZERO);
+        let mut assign = |n, port: Option<u16>| {
+            let addresses = engine.assign(mac(n), port.map(PortId), None, Instant::ZERO);
+            addresses.map(|(four, _)| four.octets()[3])
+        };
+        assert_eq!(assign(1, Some(1)), Some(4));
+        assert_eq!(assign(2, None), Some(5));
+        assert_eq!(assign(3, Some(3)), Some(6));
+        assert_eq!(assign(4, Some(4)), Some(5));
+        assert_eq!(assign(5, Some(5)), None);
+    }
+}

@@ -1,0 +1,115 @@
+//! A guest's side: asking a daemon for addresses, joining with a card, and the control API.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use super::message::{Answer, Hello, MAX_LINE, Welcome};
+
+/// Longest wait for a daemon that is there.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a guest has not joined.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The daemon's word.
+    #[error("{0}")]
+    Refused(String),
+    /// The daemon went away: another may come.
+    #[error("the network's daemon has ended")]
+    Ended,
+    #[error("the network's daemon does not answer: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A guest's stay: it ends when this is dropped. Readable when the daemon has ended.
+#[derive(Debug)]
+pub struct Joined {
+    pub welcome: Welcome,
+    stream: UnixStream,
+}
+
+impl AsFd for Joined {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// Asks which addresses a guest will have.
+pub fn ask(stream: UnixStream, hello: &Hello) -> Result<Welcome, JoinError> {
+    talk(stream, hello, None).map(|joined| joined.welcome)
+}
+
+/// Joins with a network card.
+pub fn join(stream: UnixStream, hello: &Hello, card: BorrowedFd<'_>) -> Result<Joined, JoinError> {
+    talk(stream, hello, Some(card))
+}
+
+fn talk(
+    mut stream: UnixStream,
+    hello: &Hello,
+    card: Option<BorrowedFd<'_>>,
+) -> Result<Joined, JoinError> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut line = serde_json::to_vec(hello).map_err(io::Error::from)?;
+    line.push(b'\n');
+    let cards: Vec<_> = card.into_iter().collect();
+    let sent = match cards.as_slice() {
+        [] => 0,
+        cards => vmlan_link::scm::send_fds(&stream, &line, cards).map_err(ended)?,
+    };
+    stream.write_all(line.get(sent..).unwrap_or_default()).map_err(ended)?;
+    let mut answer = String::new();
+    let limit = MAX_LINE as u64;
+    BufReader::new((&stream).take(limit)).read_line(&mut answer).map_err(ended)?;
+    if answer.is_empty() {
+        return Err(JoinError::Ended);
+    }
+    match serde_json::from_str(&answer).map_err(io::Error::from)? {
+        Answer::Welcome(welcome) => Ok(Joined { welcome, stream }),
+        Answer::Refused(why) => Err(JoinError::Refused(why)),
+    }
+}
+
+fn ended(error: io::Error) -> JoinError {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => JoinError::Ended,
+        _ => JoinError::Io(error),
+    }
+}
+
+/// Why the control API did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Nobody is there.
+    #[error("the network has no daemon")]
+    NoDaemon,
+    #[error("the network's daemon: {0}")]
+    Refused(String),
+    #[error("the network's daemon does not answer: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Makes a request without a body to the control API at `path`, and returns the answer's body.
+pub fn control(path: &Path, method: &str, target: &str) -> Result<String, ControlError> {
+    let mut stream = UnixStream::connect(path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ControlError::NoDaemon,
+        _ => ControlError::Io(e),
+    })?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let request = format!("{method} {target} HTTP/1.1\r\nHost: vmlan\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let answer = answer.split_once("\r\n\r\n");
+    let (head, body) = answer.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+    if head.split(' ').nth(1) == Some("200") {
+        Ok(body.to_owned())
+    } else {
+        Err(ControlError::Refused(body.trim().to_owned()))
+    }
+}

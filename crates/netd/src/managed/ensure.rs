@@ -1,0 +1,112 @@
+//! One daemon for each network: started under a lock by whoever finds none, and ready when its
+//! sockets answer.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vmlan_config::NetworkPaths;
+
+/// Longest time from the first look to a daemon that answers.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a daemon that ends may stand in the way of its successor.
+const SUCCESSION: Duration = Duration::from_secs(5);
+
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Why there is no daemon.
+#[derive(Debug, thiserror::Error)]
+pub enum EnsureError {
+    #[error("cannot make `{}`: {source}", path.display())]
+    Directory { path: PathBuf, source: io::Error },
+    #[error("`{}`: somebody else has been starting this network for {} s", path.display(),
+            PATIENCE.as_secs())]
+    Locked { path: PathBuf },
+    #[error("`{}`: {source}", path.display())]
+    Connect { path: PathBuf, source: io::Error },
+    #[error("cannot start the network's daemon: {0}")]
+    Start(io::Error),
+    /// With what it said last.
+    #[error("the network's daemon has not come up: {said}; see {}", log.display())]
+    Ended { said: String, log: PathBuf },
+}
+
+/// A connection to the network's daemon, which is started by `command` if there is none. The lock
+/// is the directory's own, so that nothing of it is left behind.
+pub fn ensure(
+    paths: &NetworkPaths,
+    command: impl Fn() -> io::Result<Command>,
+) -> Result<UnixStream, EnsureError> {
+    // Most often it is there, and nobody has to wait for anybody.
+    if let Some(stream) = connect(&paths.fd)? {
+        return Ok(stream);
+    }
+    let end = Instant::now() + PATIENCE;
+    let _lock = lock(&paths.dir, end)?;
+    let begun = Instant::now();
+    let mut child: Option<Child> = None;
+    loop {
+        if let Some(stream) = connect(&paths.fd)? {
+            return Ok(stream);
+        }
+        let running = match &mut child {
+            Some(child) => child.try_wait().map_err(EnsureError::Start)?.is_none(),
+            None => false,
+        };
+        if !running {
+            // The first may have met a daemon that was about to end.
+            if child.is_some() && begun.elapsed() > SUCCESSION {
+                return Err(failed(paths));
+            }
+            if child.is_some() {
+                thread::sleep(Duration::from_millis(100));
+            }
+            child = Some(command().and_then(|mut c| c.spawn()).map_err(EnsureError::Start)?);
+        }
+        if Instant::now() > end {
+            if let Some(mut child) = child {
+                // It may have ended by itself.
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            return Err(failed(paths));
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+/// `None` while nobody listens.
+fn connect(path: &Path) -> Result<Option<UnixStream>, EnsureError> {
+    match UnixStream::connect(path) {
+        Ok(stream) => Ok(Some(stream)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(None),
+        Err(source) => Err(EnsureError::Connect { path: path.into(), source }),
+    }
+}
+
+fn lock(dir: &Path, end: Instant) -> Result<File, EnsureError> {
+    let failed = |source| EnsureError::Directory { path: dir.into(), source };
+    fs::create_dir_all(dir).map_err(failed)?;
+    let file = File::open(dir).map_err(failed)?;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < end => thread::sleep(LOOK),
+            Err(TryLockError::WouldBlock) => return Err(EnsureError::Locked { path: dir.into() }),
+            Err(TryLockError::Error(e)) => return Err(failed(e)),
+        }
+    }
+}
+
+fn failed(paths: &NetworkPaths) -> EnsureError {
+    let text = fs::read_to_string(&paths.stderr).unwrap_or_default();
+    let said = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
+    let said = said.strip_prefix("vmlan: ").unwrap_or(said).to_owned();
+    EnsureError::Ended { said, log: paths.stderr.clone() }
+}
