@@ -19,7 +19,7 @@ pub const MIN_FRAME: usize = 14;
 pub const MAX_FRAME: usize = 18 + 65_535;
 
 /// Bytes asked for in one read: the budget of one pass.
-pub const READ_MAX: usize = 256 * 1024;
+pub const READ_MAX: usize = 512 * 1024;
 
 /// Room before the place that is read to, for the frame that an earlier read began.
 const HEADROOM: usize = LENGTH + MAX_FRAME;

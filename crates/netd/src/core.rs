@@ -19,7 +19,7 @@ use crate::forward::{self, ForwardError};
 use crate::ports::{LinkId, Ports, Turn};
 
 /// Storage for the frames of one read. Memory is used only as far as reads reach.
-const BATCH: usize = 512 * 1024;
+const BATCH: usize = 640 * 1024;
 
 /// Reads in a pass while only few links are ready; with more, each has one turn.
 const MIN_TURNS: usize = 4;

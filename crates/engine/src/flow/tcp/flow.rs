@@ -106,6 +106,8 @@ pub(super) struct Receive {
     pub(super) ack_at: Option<Instant>,
     /// Bytes accepted since the last acknowledgement.
     pub(super) unacked: u32,
+    /// Bytes accepted since the host's socket was last full, or 2^32 - 1.
+    pub(super) flowing: u32,
 }
 
 /// Host to guest.
@@ -222,6 +224,7 @@ impl Flow {
                 ack: Ack::None,
                 ack_at: None,
                 unacked: 0,
+                flowing: 0,
             },
             snd: Send {
                 una: start.iss,

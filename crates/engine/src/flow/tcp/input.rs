@@ -218,7 +218,9 @@ impl Flow {
                 Sent::Blocked => {}
                 Sent::Failed(_) => return self.host_failed(),
             }
-            self.can_write = sent == payload.len();
+            if sent < payload.len() {
+                self.stop_writing();
+            }
         }
         let rest = payload.get(sent..).unwrap_or(&[]);
         let taken = sent + self.hold(cx, rest);
@@ -250,6 +252,7 @@ impl Flow {
         let n = u32::try_from(n).unwrap_or(0);
         rcv.nxt = rcv.nxt.plus(n);
         rcv.unacked += n;
+        rcv.flowing = rcv.flowing.saturating_add(n);
         if !rcv.ahead.is_empty() {
             if let Some(end) = rcv.ahead.advance(rcv.nxt) {
                 let more = rcv.nxt.until(end);

@@ -10,8 +10,8 @@ use super::seq::Seq;
 /// Frames handed to a link at once.
 const BURST: usize = 64;
 
-/// Our receive window's scale: 1 MiB in steps of 32 bytes.
-pub(super) const WINDOW_SHIFT: u8 = 5;
+/// Our receive window's scale: 4 MiB in steps of 128 bytes.
+pub(super) const WINDOW_SHIFT: u8 = 7;
 
 /// Largest TCP payload of a train: an IP packet ends at 65535 bytes.
 const MAX_TRAIN: usize = 65_535 - 60;
@@ -86,7 +86,7 @@ impl Flow {
                 fin_sent = fin && last;
                 let push = if last { PSH } else { 0 };
                 let flags = ACK | if n > 0 { push } else { 0 } | if fin_sent { FIN } else { 0 };
-                #[expect(clippy::cast_possible_truncation, reason = "below a ring's 1 MiB")]
+                #[expect(clippy::cast_possible_truncation, reason = "below a ring's 4 MiB")]
                 let out = Out {
                     seq: seq.plus(at as u32),
                     ack: self.rcv.nxt,
@@ -124,7 +124,7 @@ impl Flow {
 
     /// Notes what has gone out.
     fn sent(&mut self, cx: &Cx<'_, '_>, seq: Seq, len: usize, fin: bool) {
-        #[expect(clippy::cast_possible_truncation, reason = "below a ring's 1 MiB")]
+        #[expect(clippy::cast_possible_truncation, reason = "below a ring's 4 MiB")]
         let mut end = seq.plus(len as u32);
         if fin {
             self.snd.fin = Some(end);

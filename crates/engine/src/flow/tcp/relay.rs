@@ -22,8 +22,18 @@ const FIRST_RING: usize = 64 << 10;
 /// arming the poll's timeout seldom has to program the processor's timer.
 const DELAYED_ACK: Duration = Duration::from_millis(20);
 
-/// The largest window: a ring without what rounding up may add to a window that closes.
+/// The largest ring that is sent from.
+const MAX_SEND_RING: usize = 1 << 20;
+
+/// The window of a flow whose socket was full not long ago.
+const WINDOW: usize = 1 << 20;
+
+/// The window of a flow whose socket takes all that comes. A guest that never waits for a window
+/// computes its checksums while the bytes are still in the cache.
 const MAX_WINDOW: usize = MAX_RING - (64 << 10);
+
+/// Bytes that a socket has to take without being full for the largest window.
+const FREE_FLOW: u32 = 4 << 20;
 
 /// The window of a flow while memory is scarce.
 const SMALL_WINDOW: usize = 64 << 10;
@@ -66,12 +76,12 @@ impl Flow {
                     Sent::Data(n) => {
                         self.rcv.held.consume(n);
                         if n < offered {
-                            self.can_write = false;
+                            self.stop_writing();
                             break;
                         }
                     }
                     Sent::Blocked => {
-                        self.can_write = false;
+                        self.stop_writing();
                         break;
                     }
                     Sent::Failed(_) => return self.host_failed(),
@@ -98,7 +108,7 @@ impl Flow {
     fn offer_window(&mut self, cx: &Cx<'_, '_>) {
         let open = self.window_room(cx);
         let shown = self.rcv.nxt.until(self.rcv.edge) as usize;
-        let step = (2 * usize::from(self.snd.mss)).min(window_limit(cx) / 4);
+        let step = (2 * usize::from(self.snd.mss)).min(self.window_limit(cx) / 4);
         if open >= shown + step || (shown == 0 && open > 0) {
             self.rcv.ack = Ack::Now;
         }
@@ -106,7 +116,23 @@ impl Flow {
 
     /// Bytes that may be accepted beyond `rcv.nxt`.
     pub(super) fn window_room(&self, cx: &Cx<'_, '_>) -> usize {
-        window_limit(cx).saturating_sub(self.rcv.held.len() + self.rcv.pending as usize)
+        self.window_limit(cx).saturating_sub(self.rcv.held.len() + self.rcv.pending as usize)
+    }
+
+    /// The largest window that may be offered now. Its slack below a ring's size is what rounding
+    /// up may add to a window that closes.
+    fn window_limit(&self, cx: &Cx<'_, '_>) -> usize {
+        match self.rcv.flowing {
+            _ if cx.pool.is_scarce() => SMALL_WINDOW,
+            FREE_FLOW.. => MAX_WINDOW,
+            _ => WINDOW,
+        }
+    }
+
+    /// The host's socket is full.
+    pub(super) fn stop_writing(&mut self) {
+        self.can_write = false;
+        self.rcv.flowing = 0;
     }
 
     /// Bytes beyond `rcv.nxt` that a ring could still hold.
@@ -138,7 +164,7 @@ impl Flow {
             // A ring that fills up is the bottleneck, as long as the guest's window is not.
             let wanted = if ring.capacity() == 0 { FIRST_RING } else { ring.capacity() * 4 };
             let useful = ring.capacity() == 0 || ring.len() < self.snd.max_wnd as usize;
-            if useful && (ring.capacity() == 0 || cx.pool.is_roomy()) && wanted <= MAX_RING {
+            if useful && (ring.capacity() == 0 || cx.pool.fits_cache()) && wanted <= MAX_SEND_RING {
                 ring.grow(wanted, cx.pool);
             }
         }
@@ -237,9 +263,4 @@ impl Flow {
         let guest = self.key.guest.ip();
         icmp::relayed(cx.net, cx.io, self.mac, guest, offender, (kind, code, 0), quote);
     }
-}
-
-/// The largest window that may be offered now.
-fn window_limit(cx: &Cx<'_, '_>) -> usize {
-    if cx.pool.is_roomy() { MAX_WINDOW } else { SMALL_WINDOW }
 }

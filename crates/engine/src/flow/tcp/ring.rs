@@ -6,14 +6,17 @@
 use std::io::IoSliceMut;
 
 /// Sizes a ring can have.
-const SIZES: [usize; 4] = [16 << 10, 64 << 10, 256 << 10, 1 << 20];
+const SIZES: [usize; 5] = [16 << 10, 64 << 10, 256 << 10, 1 << 20, MAX_RING];
 
 /// The largest ring: what is in flight on one flow in one direction.
-pub(crate) const MAX_RING: usize = 1 << 20;
+pub(crate) const MAX_RING: usize = 4 << 20;
 
-/// Above this much in use, rings stay as they are: eight streams at once then keep within what a
-/// processor's cache holds, and are no slower for it.
-const SOFT_LIMIT: usize = 3 << 20;
+/// Above this much in use, rings that are sent from stay as they are: eight streams at once then
+/// keep within what a processor's cache holds, and are no slower for it.
+const CACHE: usize = 3 << 20;
+
+/// Above this much in use, memory is scarce.
+const SOFT_LIMIT: usize = HARD_LIMIT / 2;
 
 /// Never in use together. The smallest size is exempt, or flows could not live at all; their number
 /// is bounded elsewhere.
@@ -31,9 +34,14 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// Whether there is room enough for flows to use large rings.
-    pub(crate) fn is_roomy(&self) -> bool {
-        self.used < SOFT_LIMIT
+    /// Whether all that is in use may be in the processor's cache.
+    pub(crate) fn fits_cache(&self) -> bool {
+        self.used < CACHE
+    }
+
+    /// Whether flows have to make do with little.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.used >= SOFT_LIMIT
     }
 
     fn take(&mut self, class: usize) -> Option<Box<[u8]>> {

@@ -227,7 +227,7 @@ impl Tcp {
         if sent >= total {
             return;
         }
-        flow.can_write = false;
+        flow.stop_writing();
         // `rcv.nxt` is already past all of it.
         let mut lost = 0;
         let end = flow.rcv.nxt;
