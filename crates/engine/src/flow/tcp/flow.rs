@@ -106,6 +106,8 @@ pub(super) struct Receive {
     pub(super) ack_at: Option<Instant>,
     /// Bytes accepted since the last acknowledgement.
     pub(super) unacked: u32,
+    /// The guest has to compute its checksums itself: its link has no offload for them.
+    pub(super) summed: bool,
     /// Bytes accepted since the host's socket was last full, or 2^32 - 1.
     pub(super) flowing: u32,
 }
@@ -224,6 +226,7 @@ impl Flow {
                 ack: Ack::None,
                 ack_at: None,
                 unacked: 0,
+                summed: false,
                 flowing: 0,
             },
             snd: Send {

@@ -75,7 +75,7 @@ impl Flow {
         if !(seg.has(SYN) && seg.has(ACK) && seg.ack == self.snd.nxt) {
             return cx.net.stats.drop(Drop::Window);
         }
-        self.take_offer(&seg.offer(), cx.net.config.mtu);
+        self.take_offer(cx.net, &seg.offer());
         self.rcv.nxt = seg.seq.plus(1);
         self.rcv.edge = self.rcv.nxt;
         self.snd.una = seg.ack;

@@ -90,7 +90,7 @@ impl Tcp {
         flow.rcv.edge = flow.rcv.nxt;
         flow.snd.wnd = u32::from(syn.window);
         flow.snd.max_wnd = flow.snd.wnd;
-        flow.take_offer(&syn.offer(), net.config.mtu);
+        flow.take_offer(net, &syn.offer());
         match io.host.connect(token, &target, ttl) {
             Ok(sock) => flow.sock = Some(sock),
             Err(failure) => {
@@ -188,8 +188,10 @@ impl Tcp {
 
 impl Flow {
     /// Takes what the guest's SYN offers, and decides what of ours it can use.
-    pub(super) fn take_offer(&mut self, offer: &Offer, mtu: u16) {
-        let own = own_mss(mtu, self.key.guest.is_ipv6());
+    pub(super) fn take_offer(&mut self, net: &Net, offer: &Offer) {
+        let caps = net.port_of(self.mac).and_then(|port| net.switch.caps(port));
+        self.rcv.summed = caps.is_some_and(|caps| !caps.checksum);
+        let own = own_mss(net.config.mtu, self.key.guest.is_ipv6());
         // RFC 9293 section 3.7.1: 536 without the option; tiny values would make tiny segments.
         self.snd.mss = offer.mss.unwrap_or(536).clamp(64, own);
         if let Some(shift) = offer.window_scale {

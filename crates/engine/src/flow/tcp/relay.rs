@@ -25,11 +25,12 @@ const DELAYED_ACK: Duration = Duration::from_millis(20);
 /// The largest ring that is sent from.
 const MAX_SEND_RING: usize = 1 << 20;
 
-/// The window of a flow whose socket was full not long ago.
+/// The window that flows begin with, and that is enough where checksums are offloaded.
 const WINDOW: usize = 1 << 20;
 
 /// The window of a flow whose socket takes all that comes. A guest that never waits for a window
-/// computes its checksums while the bytes are still in the cache.
+/// sends what its application has just written, and computes checksums over bytes that are still in
+/// the cache.
 const MAX_WINDOW: usize = MAX_RING - (64 << 10);
 
 /// Bytes that a socket has to take without being full for the largest window.
@@ -124,7 +125,7 @@ impl Flow {
     fn window_limit(&self, cx: &Cx<'_, '_>) -> usize {
         match self.rcv.flowing {
             _ if cx.pool.is_scarce() => SMALL_WINDOW,
-            FREE_FLOW.. => MAX_WINDOW,
+            FREE_FLOW.. if self.rcv.summed => MAX_WINDOW,
             _ => WINDOW,
         }
     }

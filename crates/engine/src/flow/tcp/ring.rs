@@ -16,7 +16,7 @@ pub(crate) const MAX_RING: usize = 4 << 20;
 const CACHE: usize = 3 << 20;
 
 /// Above this much in use, memory is scarce.
-const SOFT_LIMIT: usize = HARD_LIMIT / 2;
+const SOFT_LIMIT: usize = HARD_LIMIT / 8;
 
 /// Never in use together. The smallest size is exempt, or flows could not live at all; their number
 /// is bounded elsewhere.
