@@ -4,7 +4,7 @@
 //! What a file says is first a raw type, whose every value knows where it stands ([`raw`]), and
 //! becomes once what the program works with ([`Networks`], [`Attachment`]). Every rule is checked on
 //! that way, and what is wrong is told with file, line and column ([`Report`]). Files are changed
-//! with comments and order kept ([`edit`]), and replaced whole or not at all ([`file`]).
+//! with comments and order kept ([`edit`]), and replaced whole or not at all ([`mod@file`]).
 //!
 //! Who starts a network's daemon, and what `limactl` does with the rest of `lima.yaml`, is not this
 //! crate's business. It opens no socket.

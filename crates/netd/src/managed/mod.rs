@@ -1,9 +1,9 @@
 //! Networks with a daemon that comes with its first user and goes with its last.
 //!
-//! A guest joins on a socket of the daemon's ([`message`]): it says who it is, hands over the
+//! A guest joins on a socket of the daemon's (`message`): it says who it is, hands over the
 //! descriptor of its network card, and is there as long as the connection is. Whoever wants to join
-//! starts the daemon if there is none, under a lock, so that there is one ([`ensure`]); a guest whose
-//! daemon dies does the same again, with the same card, and gets the same addresses.
+//! starts the daemon if there is none, under a lock, so that there is one ([`ensure()`]); a guest
+//! whose daemon dies does the same again, with the same card, and gets the same addresses.
 
 mod client;
 mod ensure;
