@@ -238,7 +238,7 @@ fn config(args: &Args) -> Result<Config, Failure> {
 fn check(args: &Args, config: &Config) -> Result<(), Failure> {
     for arg in &args.forward {
         for forward in arg.forwards(config) {
-            let checked = vmlan_netd::check_forward(config, &forward);
+            let checked = vmlan_api::check_forward(config, &forward);
             checked.map_err(|e| Failure::Usage(format!("--forward {}: {e}", arg.text)))?;
         }
     }

@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant as SystemInstant};
 
 use mio::event::Event;
+use vmlan_api::{ForwardError, check_forward};
 use vmlan_dns::Answers;
 use vmlan_engine::{Engine, Forward, ForwardId, Instant, Io, PortId, Token};
 use vmlan_host::Sockets;
@@ -15,7 +16,6 @@ use vmlan_wire::{FrameBatch, Mac};
 
 use crate::DaemonError;
 use crate::clock::Clock;
-use crate::forward::{self, ForwardError};
 use crate::ports::{LinkId, Ports, Turn};
 
 /// Storage for the frames of one read. Memory is used only as far as reads reach.
@@ -129,7 +129,7 @@ impl Core {
     }
 
     pub(crate) fn add_forward(&mut self, forward: Forward) -> Result<ForwardId, ForwardError> {
-        forward::check(self.engine.config(), &forward)?;
+        check_forward(self.engine.config(), &forward)?;
         let (engine, mut io) = engine!(self);
         engine.add_forward(forward, &mut io).map_err(ForwardError::Refused)
     }

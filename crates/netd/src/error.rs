@@ -3,7 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::forward::ForwardError;
+use vmlan_api::ForwardError;
+
 use crate::unix_path::BindError;
 
 #[derive(Debug, thiserror::Error)]

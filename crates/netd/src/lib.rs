@@ -14,7 +14,6 @@ mod daemon;
 mod dns;
 mod error;
 mod fd;
-mod forward;
 mod leases;
 mod level;
 mod listener;
@@ -35,7 +34,6 @@ pub use daemon::Daemon;
 pub use dns::{Server as DnsServer, add_names};
 pub use error::DaemonError;
 pub use fd::{FdError, inherited};
-pub use forward::{ForwardError, check as check_forward};
 #[cfg(target_os = "linux")]
 pub use netns::{AttachError, Netns, NetnsSpecError, guest_interface};
 pub use network::network;

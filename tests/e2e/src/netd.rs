@@ -75,7 +75,7 @@ impl Drop for Netd {
         if !thread::panicking() || !self.process.is_running() {
             return;
         }
-        for mut command in [self.ask("/stats"), self.ask("/flows")] {
+        for mut command in [self.ask("/stats"), self.ask("/v1/flows")] {
             let _ = command.status();
             eprintln!();
         }

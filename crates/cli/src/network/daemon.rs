@@ -5,8 +5,9 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
+use vmlan_api::{Client, ClientError};
 use vmlan_config::{LimaHome, Mode, Network, NetworkPaths};
-use vmlan_netd::managed::{self, ControlError, EnsureError};
+use vmlan_netd::managed::{self, EnsureError};
 
 use crate::Failure;
 
@@ -31,7 +32,7 @@ pub(super) fn start(args: &StartArgs) -> Result<String, Failure> {
     // Between the two, it may end because nobody is there.
     for last in [false, true] {
         drop(daemon.ensure().map_err(failed)?);
-        match managed::control(&daemon.paths.endpoint, "POST", "/v1/hold") {
+        match Client::new(&daemon.paths.endpoint).post("/v1/hold", &()) {
             Ok(_) => break,
             Err(e) if last => return Err(failed(e)),
             Err(_) => {}
@@ -43,8 +44,8 @@ pub(super) fn start(args: &StartArgs) -> Result<String, Failure> {
 pub(super) fn stop(args: &StopArgs) -> Result<String, Failure> {
     let (home, file) = super::load()?;
     let network = super::find(&file, &args.name)?;
-    match managed::control(&home.network(&network.name).endpoint, "POST", "/v1/release") {
-        Ok(_) | Err(ControlError::NoDaemon) => Ok(String::new()),
+    match Client::new(&home.network(&network.name).endpoint).post("/v1/release", &()) {
+        Ok(_) | Err(ClientError::NoDaemon) => Ok(String::new()),
         Err(e) => Err(failed(e)),
     }
 }

@@ -40,7 +40,7 @@ fn what_is_there_is_listed() {
     let leases = (200, r#"{"192.168.5.15":"52:54:00:00:00:0f"}"#.into());
     assert_eq!(curl(&netd, "/leases", None), leases);
     assert_eq!(curl(&netd, "/services/dhcp/leases", None), leases);
-    assert_eq!(curl(&netd, "/flows", None), (200, "[]".into()));
+    assert_eq!(curl(&netd, "/v1/flows", None), (200, "[]".into()));
     let (status, stats) = curl(&netd, "/stats", None);
     assert_eq!(status, 200);
     assert!(stats.contains(r#""BytesReceived":42"#), "{stats}");
@@ -100,13 +100,13 @@ fn idle_clients_keep_nobody_waiting() {
         client.write_all(b"GET /stats HTTP/1.1\r\nX: ").unwrap();
     }
     Guest::connect(&netd.path("qemu"), 15).resolve(GATEWAY);
-    assert_eq!(curl(&netd, "/flows", None).0, 200);
+    assert_eq!(curl(&netd, "/v1/flows", None).0, 200);
     let mut extra = connect();
     idle.push(connect());
     // One too many: it waits until another leaves.
     idle.truncate(4);
     extra.set_read_timeout(Some(PATIENCE)).unwrap();
-    extra.write_all(b"GET /flows HTTP/1.0\r\n\r\n").unwrap();
+    extra.write_all(b"GET /v1/flows HTTP/1.0\r\n\r\n").unwrap();
     let mut answer = String::new();
     extra.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
@@ -125,5 +125,5 @@ fn garbage_is_answered_and_forgotten() {
         let _ = client.read_to_end(&mut answer);
         assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"), "{answer:?}");
     }
-    assert_eq!(curl(&netd, "/flows", None).0, 200);
+    assert_eq!(curl(&netd, "/v1/flows", None).0, 200);
 }

@@ -176,7 +176,7 @@ fn a_guest_does_not_command_its_own_network() {
     let spec = format!("{},ifname=eth0", namespace.path());
     let netd = Netd::start(&["--netns", &spec, "--control", "{}/control"]);
     let socket = netd.path("control").display().to_string();
-    let curl = format!("curl -s -m 5 --unix-socket {socket} http://vmlan/flows");
+    let curl = format!("curl -s -m 5 --unix-socket {socket} http://vmlan/v1/flows");
     assert_eq!(namespace.run(&curl), None);
     let output = Command::new("sh").args(["-c", &curl]).output().unwrap();
     assert_eq!(output.stdout, b"[]\n");

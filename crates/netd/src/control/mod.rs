@@ -3,7 +3,6 @@
 //! can keep the network waiting or make the daemon grow.
 
 mod action;
-mod http;
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -14,13 +13,13 @@ use std::time::{Duration, Instant as SystemInstant};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use slab::Slab;
+use vmlan_api::{Action, MAX_REQUEST, Request};
 
 use crate::core::Core;
 use crate::peer;
 use crate::token::Owner;
 use crate::unix_path::{self, BindError, SocketPath};
-use action::{Action, Labels};
-use http::{MAX_REQUEST, Request};
+use action::Labels;
 
 const MAX_CLIENTS: usize = 16;
 
@@ -120,7 +119,7 @@ impl Client {
                 Ok(None) if ended => return Ok(Progress::Done),
                 Ok(None) => return Ok(Progress::Waiting),
                 Ok(Some(request)) => match Action::of(&request) {
-                    Ok(action) => action.run(core, labels),
+                    Ok(action) => action::run(action, core, labels),
                     Err(refusal) => refusal,
                 },
                 Err(refusal) => refusal,

@@ -1,9 +1,8 @@
-//! A guest's side: asking a daemon for addresses, joining with a card, and the control API.
+//! A guest's side: asking a daemon for addresses, and joining with a card.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::Duration;
 
 use super::message::{Answer, Hello, MAX_LINE, Welcome};
@@ -78,38 +77,5 @@ fn ended(error: io::Error) -> JoinError {
     match error.kind() {
         io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => JoinError::Ended,
         _ => JoinError::Io(error),
-    }
-}
-
-/// Why the control API did not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum ControlError {
-    /// Nobody is there.
-    #[error("the network has no daemon")]
-    NoDaemon,
-    #[error("the network's daemon: {0}")]
-    Refused(String),
-    #[error("the network's daemon does not answer: {0}")]
-    Io(#[from] io::Error),
-}
-
-/// Makes a request without a body to the control API at `path`, and returns the answer's body.
-pub fn control(path: &Path, method: &str, target: &str) -> Result<String, ControlError> {
-    let mut stream = UnixStream::connect(path).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ControlError::NoDaemon,
-        _ => ControlError::Io(e),
-    })?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let request = format!("{method} {target} HTTP/1.1\r\nHost: vmlan\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let answer = answer.split_once("\r\n\r\n");
-    let (head, body) = answer.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-    if head.split(' ').nth(1) == Some("200") {
-        Ok(body.to_owned())
-    } else {
-        Err(ControlError::Refused(body.trim().to_owned()))
     }
 }

@@ -10,7 +10,7 @@ mod ensure;
 mod joins;
 mod message;
 
-pub use client::{ControlError, JoinError, Joined, ask, control, join};
+pub use client::{JoinError, Joined, ask, join};
 pub use ensure::{EnsureError, ensure};
 pub(crate) use joins::Joins;
 pub use message::{Forwarded, Hello, Welcome};

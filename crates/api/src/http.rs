@@ -1,22 +1,51 @@
-//! As much of HTTP/1 (RFC 9112) as the control API's clients speak: one request for each
-//! connection, its body with a length, the whole of it in memory and bounded.
+//! As much of HTTP/1 (RFC 9112) as the control API needs: one request for each connection, its body
+//! with a length, the whole of it in memory and bounded. The answer ends with the connection.
+
+use std::io;
+
+use serde::Serialize;
 
 /// Most bytes of a request, head and body together.
-pub(crate) const MAX_REQUEST: usize = 64 * 1024;
+pub const MAX_REQUEST: usize = 64 * 1024;
 
 const MAX_HEADERS: usize = 64;
 
 /// A whole request.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Request<'a> {
-    pub(crate) method: &'a str,
+pub struct Request<'a> {
+    pub method: &'a str,
     /// Without the query.
-    pub(crate) path: &'a str,
-    pub(crate) body: &'a [u8],
+    pub path: &'a str,
+    /// What follows the path's question mark.
+    pub query: &'a str,
+    pub body: &'a [u8],
+    /// Bytes of the whole; what the client sent after it is for whoever takes the connection over.
+    pub len: usize,
 }
 
+/// The head of an answer, for clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) status: u16,
+    /// Bytes before the body.
+    pub(crate) len: usize,
+}
+
+impl Head {
+    /// Reads a head; `None` while it is not complete.
+    pub(crate) fn parse(input: &[u8]) -> io::Result<Option<Self>> {
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut response = httparse::Response::new(&mut headers);
+        match response.parse(input).map_err(io::Error::other)? {
+            httparse::Status::Complete(len) => Ok(response.code.map(|status| Self { status, len })),
+            httparse::Status::Partial => Ok(None),
+        }
+    }
+}
+
+/// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Response {
+pub struct Response {
     status: u16,
     content_type: &'static str,
     body: Vec<u8>,
@@ -24,7 +53,7 @@ pub(crate) struct Response {
 
 impl<'a> Request<'a> {
     /// Reads a request; `None` while it is not complete.
-    pub(crate) fn parse(input: &'a [u8]) -> Result<Option<Self>, Response> {
+    pub fn parse(input: &'a [u8]) -> Result<Option<Self>, Response> {
         let bad = |text: &str| Response::error(400, text);
         let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut request = httparse::Request::new(&mut headers);
@@ -59,26 +88,43 @@ impl<'a> Request<'a> {
             return Err(Response::error(413, "request too large"));
         }
         let Some(body) = input.get(head..head + length) else { return Ok(None) };
-        let path = target.split_once('?').map_or(target, |(path, _)| path);
-        Ok(Some(Self { method, path, body }))
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        Ok(Some(Self { method, path, query, body, len: head + length }))
+    }
+
+    /// A parameter of the query, its escapes undone.
+    pub fn parameter(&self, name: &str) -> Option<String> {
+        let pairs = self.query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        let value = pairs.filter(|(key, _)| unescape(key) == name).map(|(_, value)| value).next();
+        value.map(unescape)
     }
 }
 
 impl Response {
-    pub(crate) fn ok() -> Self {
+    pub fn ok() -> Self {
         Self { status: 200, content_type: "text/plain; charset=utf-8", body: Vec::new() }
     }
 
-    pub(crate) fn json(body: Vec<u8>) -> Self {
-        Self { status: 200, content_type: "application/json", body }
+    pub fn json(value: &impl Serialize) -> Self {
+        match serde_json::to_vec(value) {
+            Ok(mut body) => {
+                body.push(b'\n');
+                Self { status: 200, content_type: "application/json", body }
+            }
+            Err(error) => Self::error(500, &error.to_string()),
+        }
     }
 
-    pub(crate) fn error(status: u16, text: &str) -> Self {
+    pub fn error(status: u16, text: &str) -> Self {
         let body = format!("{text}\n").into_bytes();
         Self { status, content_type: "text/plain; charset=utf-8", body }
     }
 
-    pub(crate) fn into_bytes(self) -> Vec<u8> {
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    pub fn into_bytes(self) -> Vec<u8> {
         let Self { status, content_type, body } = self;
         let reason = match status {
             200 => "OK",
@@ -99,6 +145,20 @@ impl Response {
     }
 }
 
+/// As forms have it (WHATWG URL, application/x-www-form-urlencoded).
+fn unescape(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let escaped = after.get(..2).filter(|_| *first == b'%');
+        let escaped = escaped.and_then(|hex| std::str::from_utf8(hex).ok());
+        let byte = escaped.and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        out.push(byte.unwrap_or(if *first == b'+' { b' ' } else { *first }));
+        rest = if byte.is_some() { after.get(2..).unwrap_or_default() } else { after };
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,10 +173,40 @@ mod tests {
         for len in 0..text.len() {
             assert_eq!(Request::parse(&text[..len]), Ok(None), "{len}");
         }
-        let want = Request { method: "POST", path: "/a", body: b"{}" };
+        let want =
+            Request { method: "POST", path: "/a", query: "b=c", body: b"{}", len: text.len() };
         assert_eq!(Request::parse(text), Ok(Some(want)));
+        let more = [&text[..], b"and more"].concat();
+        assert_eq!(Request::parse(&more).unwrap().unwrap().len, text.len());
         let get = Request::parse(b"GET /stats HTTP/1.0\r\n\r\n").unwrap().unwrap();
         assert_eq!((get.method, get.path, get.body), ("GET", "/stats", &b""[..]));
+    }
+
+    #[test]
+    fn parameters_are_unescaped() {
+        let request = Request {
+            method: "GET",
+            path: "/",
+            query: "a=1&b=%5b%3a%3A1%5d+x&c",
+            body: b"",
+            len: 0,
+        };
+        assert_eq!(request.parameter("a").as_deref(), Some("1"));
+        assert_eq!(request.parameter("b").as_deref(), Some("[::1] x"));
+        assert_eq!(request.parameter("c").as_deref(), Some(""));
+        assert_eq!(request.parameter("d"), None);
+        for odd in ["%", "%1", "%zz", "%+1", "\u{e9}%c3"] {
+            unescape(odd);
+        }
+    }
+
+    #[test]
+    fn heads_of_answers_are_read() {
+        let text = Response::error(404, "no").into_bytes();
+        let len = text.len() - "no\n".len();
+        assert_eq!(Head::parse(&text).unwrap(), Some(Head { status: 404, len }));
+        assert_eq!(Head::parse(&text[..len - 1]).unwrap(), None);
+        assert!(Head::parse(b"SSH-2.0\r\n\r\n").is_err());
     }
 
     #[test]

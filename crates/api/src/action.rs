@@ -1,0 +1,160 @@
+//! What a client of the control API can ask for: a request becomes one [`Action`]. Paths, fields and
+//! error texts are those of gvisor-tap-vsock where it has them.
+
+use vmlan_engine::Forward;
+use vmlan_engine::io::ListenAddr;
+
+use crate::forward::{self, ForwardError};
+use crate::http::{Request, Response};
+use crate::types::ForwardRequest;
+
+/// A request that makes sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    Stats,
+    /// The switch's table: which MAC address is behind which port.
+    MacTable,
+    /// Which address belongs to whom.
+    Leases,
+    Flows,
+    Forwards,
+    /// Guests that said who they are.
+    Guests,
+    /// Whether the network stays without a guest.
+    Hold(bool),
+    /// `local` is how the client wrote it, for listings.
+    Expose {
+        forward: Forward,
+        local: String,
+    },
+    Unexpose {
+        listen: ListenAddr,
+    },
+}
+
+/// A path, its method, and what it means.
+struct Route {
+    method: &'static str,
+    path: &'static str,
+    read: fn(&Request<'_>) -> Result<Action, Response>,
+}
+
+const ROUTES: &[Route] = &[
+    get("/stats", |_| Ok(Action::Stats)),
+    get("/cam", |_| Ok(Action::MacTable)),
+    get("/leases", |_| Ok(Action::Leases)),
+    get("/services/dhcp/leases", |_| Ok(Action::Leases)),
+    get("/services/forwarder/all", |_| Ok(Action::Forwards)),
+    post("/services/forwarder/expose", expose),
+    post("/services/forwarder/unexpose", unexpose),
+    get("/v1/flows", |_| Ok(Action::Flows)),
+    get("/v1/guests", |_| Ok(Action::Guests)),
+    post("/v1/hold", |_| Ok(Action::Hold(true))),
+    post("/v1/release", |_| Ok(Action::Hold(false))),
+];
+
+const fn get(path: &'static str, read: fn(&Request<'_>) -> Result<Action, Response>) -> Route {
+    Route { method: "GET", path, read }
+}
+
+const fn post(path: &'static str, read: fn(&Request<'_>) -> Result<Action, Response>) -> Route {
+    Route { method: "POST", path, read }
+}
+
+impl Action {
+    /// What a request asks for, or the answer that says why it makes no sense.
+    pub fn of(request: &Request<'_>) -> Result<Self, Response> {
+        let mut routes = ROUTES.iter().filter(|route| route.path == request.path).peekable();
+        let Some(first) = routes.peek() else {
+            return Err(Response::error(404, "404 page not found"));
+        };
+        let only = format!("{} only", first.method.to_lowercase());
+        // As clients of gvisor-tap-vsock know it.
+        let status = if request.path.starts_with("/services/") { 400 } else { 405 };
+        match routes.find(|route| route.method == request.method) {
+            Some(route) => (route.read)(request),
+            None => Err(Response::error(status, &only)),
+        }
+    }
+}
+
+fn expose(request: &Request<'_>) -> Result<Action, Response> {
+    let (body, listen) = forwarder(request)?;
+    let remote = body.remote.strip_prefix("tcp://").unwrap_or(&body.remote);
+    let guest = forward::parse_guest(remote).map_err(|e| refused(&e))?;
+    let forward = Forward { listen, guest, keep_source: false };
+    Ok(Action::Expose { forward, local: body.local })
+}
+
+fn unexpose(request: &Request<'_>) -> Result<Action, Response> {
+    forwarder(request).map(|(_, listen)| Action::Unexpose { listen })
+}
+
+fn forwarder(request: &Request<'_>) -> Result<(ForwardRequest, ListenAddr), Response> {
+    let body: ForwardRequest =
+        serde_json::from_slice(request.body).map_err(|e| Response::error(400, &e.to_string()))?;
+    let listen = match body.protocol.as_str() {
+        "" | "tcp" => forward::parse_listen(&body.local, false),
+        "udp" => forward::parse_listen(&body.local, true),
+        "unix" => Ok(ListenAddr::Unix(body.local.clone().into())),
+        other => Err(ForwardError::Protocol(other.into())),
+    };
+    let listen = listen.map_err(|e| refused(&e))?;
+    Ok((body, listen))
+}
+
+fn refused(error: &ForwardError) -> Response {
+    Response::error(500, &error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(method: &str, path: &str, body: &str) -> Result<Action, String> {
+        let request = Request { method, path, query: "", body: body.as_bytes(), len: 0 };
+        Action::of(&request).map_err(|r| String::from_utf8(r.into_bytes()).unwrap())
+    }
+
+    fn refusal(method: &str, path: &str, body: &str) -> String {
+        of(method, path, body).unwrap_err()
+    }
+
+    #[test]
+    fn paths_and_bodies_become_actions() {
+        assert_eq!(of("GET", "/stats", ""), Ok(Action::Stats));
+        assert_eq!(of("GET", "/services/dhcp/leases", ""), Ok(Action::Leases));
+        let body = r#"{"local":":6443","remote":"192.168.5.15:6443","protocol":"tcp"}"#;
+        let listen = ListenAddr::Tcp("0.0.0.0:6443".parse().unwrap());
+        let guest = "192.168.5.15:6443".parse().unwrap();
+        let forward = Forward { listen: listen.clone(), guest, keep_source: false };
+        assert_eq!(
+            of("POST", "/services/forwarder/expose", body),
+            Ok(Action::Expose { forward, local: ":6443".into() })
+        );
+        let body = r#"{"local":":6443","protocol":"tcp"}"#;
+        assert_eq!(
+            of("POST", "/services/forwarder/unexpose", body),
+            Ok(Action::Unexpose { listen })
+        );
+        let body = r#"{"local":"/tmp/s","remote":"tcp://192.168.5.15:22","protocol":"unix"}"#;
+        assert!(matches!(
+            of("POST", "/services/forwarder/expose", body),
+            Ok(Action::Expose { forward: Forward { listen: ListenAddr::Unix(_), .. }, .. })
+        ));
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_the_reason() {
+        assert!(refusal("GET", "/", "").contains(" 404 "));
+        assert!(refusal("POST", "/stats", "").contains(" 405 "));
+        let expose = "/services/forwarder/expose";
+        assert!(refusal("GET", expose, "").contains("post only"));
+        assert!(refusal("POST", expose, "{").contains(" 400 "));
+        assert!(refusal("POST", expose, r#"{"local":":80"}"#).contains("not a guest's"));
+        let pipe = r#"{"local":":80","remote":"192.168.5.15:80","protocol":"npipe"}"#;
+        assert!(refusal("POST", expose, pipe).contains("`npipe`"));
+        let ssh = r#"{"local":"/s","remote":"ssh-tunnel://u@192.168.5.15:22/x","protocol":"unix"}"#;
+        assert!(refusal("POST", expose, ssh).contains("not a guest's"));
+    }
+}

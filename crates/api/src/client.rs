@@ -1,0 +1,113 @@
+//! A client of the control API, as `vmlan`'s own commands are.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::http::Head;
+
+/// Longest wait for a daemon that is there.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Longest head of an answer.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// Why the control API did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody is there.
+    #[error("the network has no daemon")]
+    NoDaemon,
+    #[error("the network's daemon: {text}")]
+    Refused { status: u16, text: String },
+    #[error("the network's daemon does not answer: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Where a daemon has its control API. Each request is a connection of its own.
+#[derive(Clone, Debug)]
+pub struct Client {
+    path: PathBuf,
+}
+
+impl Client {
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// What is at `target`.
+    pub fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
+        let (_, answer) = self.request("GET", target, &[])?;
+        serde_json::from_slice(&whole(answer)?).map_err(|e| io::Error::from(e).into())
+    }
+
+    /// Has something done that says nothing when it went well.
+    pub fn post(&self, target: &str, body: &impl Serialize) -> Result<(), ClientError> {
+        let body = serde_json::to_vec(body).map_err(io::Error::from)?;
+        let (_, answer) = self.request("POST", target, &body)?;
+        whole(answer).map(drop)
+    }
+
+    /// The connection behind an answer that goes on, and what of it has been read.
+    pub fn open(&self, method: &str, target: &str) -> Result<(UnixStream, Vec<u8>), ClientError> {
+        let (_, (stream, rest)) = self.request(method, target, &[])?;
+        stream.set_read_timeout(None)?;
+        stream.set_write_timeout(None)?;
+        Ok((stream, rest))
+    }
+
+    /// Sends a request and reads the head of its answer; an error is read whole.
+    fn request(
+        &self,
+        method: &str,
+        target: &str,
+        body: &[u8],
+    ) -> Result<(Head, (UnixStream, Vec<u8>)), ClientError> {
+        let mut stream = UnixStream::connect(&self.path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon,
+            _ => ClientError::Io(e),
+        })?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let head = format!(
+            "{method} {target} HTTP/1.1\r\nHost: vmlan\r\nConnection: close\r\n\
+             Content-Length: {}\r\n\r\n",
+            body.len(),
+        );
+        stream.write_all(&[head.as_bytes(), body].concat())?;
+        let mut input = Vec::new();
+        let mut chunk = [0; 4096];
+        let head = loop {
+            match stream.read(&mut chunk) {
+                Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                Ok(n) => input.extend_from_slice(chunk.get(..n).unwrap_or_default()),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e.into()),
+            }
+            match Head::parse(&input)? {
+                Some(head) => break head,
+                None if input.len() > MAX_HEAD => {
+                    return Err(io::Error::from(io::ErrorKind::InvalidData).into());
+                }
+                None => {}
+            }
+        };
+        let rest = input.split_off(head.len.min(input.len()));
+        if head.status == 200 {
+            return Ok((head, (stream, rest)));
+        }
+        let text = whole((stream, rest))?;
+        let text = String::from_utf8_lossy(&text).trim().to_owned();
+        Err(ClientError::Refused { status: head.status, text })
+    }
+}
+
+/// The rest of an answer: the daemon closes the connection after it.
+fn whole((mut stream, mut rest): (UnixStream, Vec<u8>)) -> Result<Vec<u8>, ClientError> {
+    stream.read_to_end(&mut rest)?;
+    Ok(rest)
+}

@@ -1,0 +1,86 @@
+//! What goes over the wire as JSON, for both ends.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use vmlan_engine::io::ListenAddr;
+use vmlan_wire::Mac;
+
+/// Counters of the whole network, as its guests' cards count: what they received was sent here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    #[serde(rename = "BytesSent")]
+    pub bytes_sent: u64,
+    #[serde(rename = "BytesReceived")]
+    pub bytes_received: u64,
+    #[serde(rename = "FramesSent")]
+    pub frames_sent: u64,
+    #[serde(rename = "FramesReceived")]
+    pub frames_received: u64,
+    pub tcp_opened: u64,
+    pub tcp_closed: u64,
+    pub tcp_retransmits: u64,
+    pub udp_opened: u64,
+    pub ping_opened: u64,
+    pub dns_queries: u64,
+    /// By reason.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// The switch's table: which MAC address is behind which port.
+pub type MacTable = BTreeMap<String, u16>;
+
+/// Which MAC address has an IP address.
+pub type Leases = BTreeMap<IpAddr, String>;
+
+/// A TCP connection, a UDP endpoint or a ping of a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    pub protocol: String,
+    pub guest: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<String>,
+    pub state: String,
+}
+
+/// A port or socket of the host that leads to a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForwardEntry {
+    pub local: String,
+    pub remote: String,
+    pub protocol: String,
+}
+
+/// Which forward is to be opened or closed; to close one, `remote` does not matter.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForwardRequest {
+    pub local: String,
+    #[serde(default)]
+    pub remote: String,
+    /// `tcp` if empty, `udp`, or `unix`.
+    #[serde(default)]
+    pub protocol: String,
+}
+
+/// A guest that said who it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guest {
+    pub name: Option<String>,
+    pub mac: String,
+    pub addresses: Vec<IpAddr>,
+}
+
+/// How the API names what a forward listens for.
+pub fn protocol_name(listen: &ListenAddr) -> &'static str {
+    match listen {
+        ListenAddr::Tcp(_) => "tcp",
+        ListenAddr::Udp(_) => "udp",
+        ListenAddr::Unix(_) => "unix",
+    }
+}
+
+/// A MAC address as the API writes it.
+pub fn colons(mac: Mac) -> String {
+    mac.0.map(|byte| format!("{byte:02x}")).join(":")
+}
