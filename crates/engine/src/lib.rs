@@ -6,7 +6,8 @@
 //! The doors, in the order a loop uses them:
 //! - *frames*: [`Engine::handle_frames`], [`Engine::handle_port_writable`]
 //! - *host events*: [`Engine::handle_host`], [`Engine::handle_dns_answer`]
-//! - *commands*: ports and forwards added and removed, [`Engine::shutdown`]
+//! - *commands*: ports and forwards added and removed, [`Engine::dial`] and [`Engine::relay`] for
+//!   whoever carries clients of the host to guests by itself, [`Engine::shutdown`]
 //! - *time*: [`Engine::handle_timeout`], to be called at [`Engine::next_timeout`]
 //!
 //! Nothing reachable from a frame panics, blocks, or grows without bound.
@@ -31,15 +32,17 @@ mod testing;
 pub mod time;
 mod timer;
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol};
 use vmlan_wire::{Frame, FrameBatch, OutFrame};
 
 pub use config::Config;
+pub use flow::tcp::DialId;
+pub use flow::udp::{RelayId, Relayed};
 pub use forward::{Forward, ForwardId, parse_forward, parse_publish};
 pub use gateway::SavedLease;
-pub use io::{Host, Io, Links, PortId, Readiness, SockId, Token};
+pub use io::{Failure, Host, Io, Links, PortId, Readiness, SockId, Token};
 pub use stats::{Drop, Stats};
 pub use switch::PortCaps;
 pub use time::Instant;
@@ -199,6 +202,55 @@ impl Engine {
         self.forwards.iter()
     }
 
+    /// Calls a guest from the gateway's address, for a client whose stream
+    /// [is handed over](Engine::attach) when the guest has [answered](Engine::next_dialed).
+    /// Refused as prohibited when it is no guest's address.
+    pub fn dial(&mut self, guest: SocketAddr, io: &mut Io<'_>) -> Result<DialId, Failure> {
+        self.check_guest(guest)?;
+        self.flows.tcp.dial(&mut self.net, io, guest)
+    }
+
+    /// A dial that a guest has answered since the last call, or that has failed, as a connect
+    /// within the network would have.
+    pub fn next_dialed(&mut self) -> Option<(DialId, Result<(), Failure>)> {
+        self.flows.tcp.next_dialed()
+    }
+
+    /// Joins an answered dial with a stream that the host knows by the dial's token. `early` is
+    /// what was read from the stream already.
+    pub fn attach(&mut self, dial: DialId, stream: SockId, early: &[u8], io: &mut Io<'_>) {
+        self.flows.tcp.attach(&mut self.net, io, dial, stream, early);
+    }
+
+    /// Gives up a dial that has no stream yet.
+    pub fn hang_up(&mut self, dial: DialId, io: &mut Io<'_>) {
+        self.flows.tcp.hang_up(&mut self.net, io, dial);
+    }
+
+    /// Sends a guest a datagram of a client's, as from the gateway and, if it is free, the client's
+    /// own port. Answers come by [`Engine::next_relayed`].
+    pub fn relay(
+        &mut self,
+        relay: RelayId,
+        port: u16,
+        guest: SocketAddr,
+        data: &[u8],
+        io: &mut Io<'_>,
+    ) -> Result<(), Failure> {
+        self.check_guest(guest)?;
+        self.flows.udp.relay(&mut self.net, io, relay, port, guest, data)
+    }
+
+    /// A guest's answer to a relayed datagram that has come since the last call.
+    pub fn next_relayed(&mut self) -> Option<Relayed> {
+        self.flows.udp.next_relayed()
+    }
+
+    /// Ends a relay; its number is free again.
+    pub fn end_relay(&mut self, relay: RelayId) {
+        self.flows.udp.end_relay(relay);
+    }
+
     /// Whether a guest's stream has not ended yet, or its end has not been passed on.
     pub fn is_sending(&self) -> bool {
         self.flows.tcp.is_sending()
@@ -338,6 +390,11 @@ impl Engine {
                 Err(Drop::UnknownProtocol)
             }
         }
+    }
+
+    /// Clients of the host reach guests this way, and nobody else.
+    fn check_guest(&self, guest: SocketAddr) -> Result<(), Failure> {
+        forward::check_guest(&self.net.config, guest).map_err(|_| Failure::Prohibited)
     }
 
     fn gateway_worked(&mut self) {

@@ -134,6 +134,20 @@ impl Sockets {
         }
     }
 
+    /// Makes a stream one of the engine's, connected and registered already with this registry.
+    /// `None` when the system has no room for it.
+    pub fn adopt(&mut self, token: Token, fd: OwnedFd) -> Option<SockId> {
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let source = fd.as_raw_fd();
+        // Changing the registration reports the socket as it is now.
+        let registered =
+            self.registry.reregister(&mut SourceFd(&source), engine_token(token), both);
+        registered.ok()?;
+        // A UNIX socket has no such option, and no need of it.
+        let _ = sockopt::set_tcp_nodelay(&fd, true);
+        self.insert_registered(token, fd, Kind::Stream(Stream::accepted()))
+    }
+
     /// The engine's token is kept back until it is settled which loopback answers.
     fn insert_loopback(
         &mut self,

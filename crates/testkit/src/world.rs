@@ -5,11 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use vmlan_engine::config::Ipv4Net;
-use vmlan_engine::{Config, Engine, Forward, ForwardId, Instant, Io, PortId};
+use vmlan_engine::{Config, DialId, Engine, Forward, ForwardId, Instant, Io, PortId};
 use vmlan_wire::FrameBatch;
 
 use crate::guest::SimGuest;
-use crate::host::{HostEvent, SimHost};
+use crate::host::{HostEvent, Remote, SimHost};
 use crate::links::{LinkOptions, SimLinks};
 use crate::wire::SimFrame;
 
@@ -115,8 +115,19 @@ impl World {
     }
 
     pub fn shutdown(&mut self) {
+        self.io(Engine::shutdown);
+    }
+
+    /// Calls a door of the engine.
+    pub fn io<R>(&mut self, f: impl FnOnce(&mut Engine, &mut Io<'_>) -> R) -> R {
         let mut io = Io { host: &mut self.host, links: &mut self.links, now: self.now };
-        self.engine.shutdown(&mut io);
+        f(&mut self.engine, &mut io)
+    }
+
+    /// Hands an answered dial the stream that `client` is at the other end of.
+    pub fn attach(&mut self, dial: DialId, client: Remote, early: &[u8]) {
+        let stream = self.host.adopt(dial.token(), client);
+        self.io(|engine, io| engine.attach(dial, stream, early, io));
     }
 
     /// Gives one frame to the engine at once, without the cable.

@@ -220,7 +220,7 @@ fn open(host: &mut dyn Host, token: Token, at: &ListenAddr) -> Result<SockId, St
     }
 }
 
-fn check_guest(config: &Config, guest: SocketAddr) -> Result<(), String> {
+pub(crate) fn check_guest(config: &Config, guest: SocketAddr) -> Result<(), String> {
     let ip = guest.ip();
     let fits = match ip {
         IpAddr::V4(a) => config.ipv4.is_host(a),

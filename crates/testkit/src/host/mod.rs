@@ -187,6 +187,23 @@ impl SimHost {
     }
 }
 
+/// Streams that the engine is handed.
+impl SimHost {
+    /// A stream of the engine's owner, connected already, that goes on under `token`.
+    pub fn adopt(&mut self, token: Token, remote: Remote) -> SockId {
+        let id = self.new_sock().expect("a socket is free");
+        self.established(id, token, remote)
+    }
+
+    fn established(&mut self, id: u32, token: Token, remote: Remote) -> SockId {
+        let conn = self.new_conn(None, None, id);
+        let log = &mut self.conns[conn];
+        let stream = Stream::accepted(id, token, conn, remote, log, &mut self.agenda);
+        self.socks.insert(id, Sock::Stream(Box::new(stream)));
+        SockId(id)
+    }
+}
+
 /// The far ends, moved by the test.
 impl SimHost {
     /// The far end of a connection sends bytes.
@@ -416,11 +433,7 @@ impl Host for SimHost {
             return Accepted::Blocked;
         };
         let Some((remote, peer)) = backlog.pop_front() else { return Accepted::Blocked };
-        let conn = self.new_conn(None, None, id);
-        let log = &mut self.conns[conn];
-        let stream = Stream::accepted(id, token, conn, remote, log, &mut self.agenda);
-        self.socks.insert(id, Sock::Stream(Box::new(stream)));
-        Accepted::Stream { sock: SockId(id), peer }
+        Accepted::Stream { sock: self.established(id, token, remote), peer }
     }
 
     fn explain_bind(&mut self, at: &ListenAddr) -> String {

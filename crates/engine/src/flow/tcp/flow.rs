@@ -12,7 +12,7 @@ use super::ranges::Ranges;
 use super::ring::{Pool, Ring};
 use super::seq::Seq;
 use crate::flow::Key;
-use crate::io::{Close, Io, PortId, SockId};
+use crate::io::{Close, Failure, Io, PortId, SockId};
 use crate::net::Net;
 use crate::time::Instant;
 use vmlan_wire::Mac;
@@ -56,7 +56,8 @@ pub(super) struct Flow {
     pub(super) key: Key,
     pub(super) mac: Mac,
     pub(super) state: State,
-    /// `None` before the table has stored it, and once both directions of the host side ended.
+    /// `None` before the table has stored it, before a dial gets it, and once both directions of
+    /// the host side ended.
     pub(super) sock: Option<SockId>,
     /// The guest that it counts against and its place among that one's flows; forwards' count
     /// against nobody.
@@ -81,6 +82,8 @@ pub(super) struct Flow {
     pub(super) orphaned: Option<Instant>,
     /// IP TTL that the SYN came with; what an ICMP error quotes.
     pub(super) ttl: u8,
+    /// Of a dial whose outcome has not been told: what has failed if the flow ends now.
+    pub(super) dial: Option<Failure>,
 }
 
 /// Guest to host.
@@ -252,6 +255,7 @@ impl Flow {
             keepalives: 0,
             orphaned: None,
             ttl: 64,
+            dial: None,
         }
     }
 

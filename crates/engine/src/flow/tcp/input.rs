@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::flow::{Ack, Cx, Flow, Recovery, State};
 use super::segment::{ACK, FIN, RST, SYN, Segment};
 use super::seq::Seq;
-use crate::io::{Close, Sent};
+use crate::io::{Close, Failure, Sent};
 use crate::stats::Drop;
 use std::io::IoSlice;
 
@@ -61,6 +61,9 @@ impl Flow {
             State::SynReceived | State::Open => seg.seq == self.rcv.nxt,
         };
         if exact {
+            if self.state == State::SynSent {
+                self.dial = self.dial.map(|_| Failure::Refused);
+            }
             return self.die(cx, Close::Reset);
         }
         let in_window = self.rcv.nxt.before(seg.seq) && seg.seq.before(self.rcv.edge);

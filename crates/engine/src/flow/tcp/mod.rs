@@ -1,10 +1,11 @@
 //! TCP: the guest's connections are ended here and carried on by stream sockets of the host.
 //!
 //! [`Tcp`] is the table and the doors; [`flow::Flow`] is one connection:
-//! `open` makes it, `input` takes segments, `relay` moves bytes to and from the socket, `output`
+//! `open` and `dial` make it, `input` takes segments, `relay` moves bytes to and from the socket, `output`
 //! makes segments. Frames of one batch that continue the same flow are gathered (`train`) so that
 //! one system call and one acknowledgement serve them all.
 
+mod dial;
 mod flow;
 mod input;
 mod open;
@@ -17,7 +18,7 @@ mod seq;
 mod timewait;
 mod train;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use slab::Slab;
@@ -27,13 +28,14 @@ use crate::config::Config;
 use crate::flow::owners::Owners;
 use crate::flow::{Key, Origin};
 use crate::hash::SeededState;
-use crate::io::{Close, Io, PortId, Readiness, SockId, Token};
+use crate::io::{Close, Failure, Io, PortId, Readiness, SockId, Token};
 use crate::net::Net;
 use crate::packet::Packet;
 use crate::snapshot::FlowInfo;
 use crate::stats::Drop;
 use crate::time::Instant;
 use crate::timer::TimerWheel;
+pub use dial::DialId;
 use flow::{Ack, Cx, Flow, State};
 use ring::Pool;
 use segment::{RST, SYN, Segment};
@@ -78,6 +80,8 @@ pub(crate) struct Tcp {
     expired: Vec<u32>,
     isn: open::IsnKey,
     next_port: u16,
+    /// Outcomes of dials that nobody has taken yet.
+    dialed: VecDeque<(DialId, Result<(), Failure>)>,
 }
 
 /// A connection accepted on the host, to be opened towards a guest.
@@ -110,6 +114,7 @@ impl Tcp {
             expired: Vec::new(),
             isn: open::IsnKey::new(config.seed),
             next_port: u16::from_le_bytes([config.seed[0], config.seed[1]]),
+            dialed: VecDeque::new(),
         }
     }
 
@@ -277,6 +282,7 @@ impl Tcp {
         self.by_key.clear();
         self.resolving.clear();
         self.owners.clear();
+        self.dialed.clear();
     }
 
     pub(crate) fn snapshot(&self) -> Vec<FlowInfo> {
@@ -304,6 +310,10 @@ impl Tcp {
     fn settle(&mut self, net: &mut Net, io: &mut Io<'_>, index: u32) {
         let Some(flow) = self.flows.get_mut(index as usize) else { return };
         flow.settle(&mut Cx { net, io, pool: &mut self.pool });
+        if flow.dial.is_some() {
+            self.tell_dialed(index);
+        }
+        let Some(flow) = self.flows.get_mut(index as usize) else { return };
         if flow.state == State::Dead {
             return self.remove(net, io.now, index);
         }

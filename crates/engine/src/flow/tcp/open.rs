@@ -120,19 +120,23 @@ impl Tcp {
             net.stats.drop(Drop::Limit);
             return io.host.close(inbound.sock, Close::Reset);
         };
-        self.time_wait.forget(&key);
-        let start = Start {
-            key,
-            mac: Mac([0; 6]),
-            iss: self.isn.isn(&key, io.now),
-            now: io.now,
-            inbound: true,
-        };
-        let mut flow = Flow::new(start, State::Resolving);
+        let mut flow = self.inbound(key, io.now);
         flow.sock = Some(inbound.sock);
+        self.call(net, io, slot, flow);
+    }
+
+    /// A connection to a guest that has still to be found.
+    pub(super) fn inbound(&mut self, key: Key, now: Instant) -> Flow {
+        self.time_wait.forget(&key);
+        let iss = self.isn.isn(&key, now);
+        Flow::new(Start { key, mac: Mac([0; 6]), iss, now, inbound: true }, State::Resolving)
+    }
+
+    /// Stores a new flow and has its guest called.
+    pub(super) fn call(&mut self, net: &mut Net, io: &mut Io<'_>, slot: u32, mut flow: Flow) {
         flow.resolve(&mut Cx { net, io, pool: &mut self.pool });
         if flow.state == State::Resolving {
-            self.resolving.insert((key.guest.ip(), slot));
+            self.resolving.insert((flow.key.guest.ip(), slot));
         }
         self.insert(net, slot, flow);
         self.settle(net, io, slot);
@@ -170,7 +174,7 @@ impl Tcp {
     }
 
     /// The gateway's address with a port that is free towards `guest`.
-    fn free_port(&mut self, net: &Net, guest: SocketAddr) -> Option<SocketAddr> {
+    pub(super) fn free_port(&mut self, net: &Net, guest: SocketAddr) -> Option<SocketAddr> {
         let gateway = match guest.ip() {
             IpAddr::V4(_) => IpAddr::V4(net.config.gateway),
             IpAddr::V6(_) => IpAddr::V6(net.config.ipv6.gateway()),
@@ -211,6 +215,7 @@ impl Flow {
         if let Some(guest) = cx.net.neighbors.get(self.key.guest.ip()) {
             self.mac = guest.mac;
             self.state = State::SynSent;
+            self.dial = self.dial.map(|_| Failure::TimedOut);
             self.snd.backoff = 0;
             return self.send_syn(cx);
         }

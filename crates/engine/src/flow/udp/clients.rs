@@ -22,7 +22,7 @@ const IDLE_STREAM: Duration = Duration::from_secs(180);
 const FIRST_PORT: u16 = 49_152;
 
 /// Client ports below are not shown: the gateway has services of its own there.
-const FIRST_OWN_PORT: u16 = 1024;
+pub(super) const FIRST_OWN_PORT: u16 = 1024;
 
 /// Ports tried before the client has to wait.
 const TRIES: usize = 256;

@@ -11,7 +11,7 @@ use super::flow::Reading;
 use super::gather::{self, Destination, Owner};
 use super::held::Keeping;
 use super::reply::Path;
-use super::{BUDGET, Udp, header};
+use super::{BUDGET, HEADER, Udp, header};
 use crate::flow::error::{HostError, Quote};
 use crate::forward::kept_source;
 use crate::gateway;
@@ -88,6 +88,10 @@ impl Udp {
         client: &Client,
         len: usize,
     ) -> Result<(), Drop> {
+        let payload = packet.payload.get(HEADER..HEADER + len).unwrap_or(&[]);
+        if self.relayed.take(net, client.forward, client.guest, payload) {
+            return Ok(());
+        }
         let inbound = self.inbound.get(&client.forward).ok_or(Drop::NoFlow)?;
         let to = Destination {
             owner: Owner::Forward(client.forward),

@@ -13,6 +13,7 @@ mod gather;
 mod held;
 mod inbound;
 mod recent;
+mod relay;
 mod reply;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ use gather::{Destination, Gather, Owner};
 use held::Held;
 use inbound::Inbound;
 use recent::Recent;
+pub use relay::{RelayId, Relayed};
 use reply::{Path, Replies};
 
 /// Length of a UDP header.
@@ -81,6 +83,7 @@ pub(crate) struct Udp {
     inbound_ready: Vec<u32>,
     clients: Clients,
     held: Held,
+    relayed: relay::Answers,
 }
 
 /// What a UDP header says, found to agree with its packet.
@@ -111,6 +114,7 @@ impl Udp {
             inbound_ready: Vec::new(),
             clients: Clients::new(config.seed, now),
             held: Held::new(config.seed),
+            relayed: relay::Answers::default(),
         }
     }
 
@@ -209,7 +213,7 @@ impl Udp {
         if !self.ready.is_empty() || !self.inbound_ready.is_empty() {
             return Some(Instant::ZERO);
         }
-        if self.inbound.is_empty() {
+        if self.inbound.is_empty() && self.clients.is_empty() {
             return self.timers.next();
         }
         let forwards = earlier(self.clients.next_timeout(), self.held.next_timeout());
