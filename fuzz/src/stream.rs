@@ -4,7 +4,7 @@
 use std::io::IoSliceMut;
 
 use vmlan_link::CloseReason;
-use vmlan_link::framing::{Deframer, LENGTH, MAX_FRAME, MIN_FRAME, Progress};
+use vmlan_link::framing::{Deframer, Framing, LENGTH, MAX_FRAME, MIN_FRAME, Progress};
 use vmlan_wire::FrameBatch;
 
 use crate::script::Script;
@@ -15,7 +15,7 @@ pub fn run(data: &[u8]) {
     let cuts: Vec<usize> = script.sized().iter().map(|b| cut(*b)).collect();
     let stream = script.0;
     let (want, ended) = reference(stream);
-    let mut deframer = Deframer::new();
+    let mut deframer = Deframer::new(Framing::Qemu);
     let mut batch = FrameBatch::default();
     let mut frames = Vec::new();
     let (mut at, mut turn) = (0, 0);

@@ -11,6 +11,8 @@ use crate::types::ForwardRequest;
 /// A request that makes sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
+    /// The connection becomes a guest's link.
+    Connect,
     Stats,
     /// The switch's table: which MAC address is behind which port.
     MacTable,
@@ -40,6 +42,8 @@ struct Route {
 }
 
 const ROUTES: &[Route] = &[
+    get("/connect", |_| Ok(Action::Connect)),
+    post("/connect", |_| Ok(Action::Connect)),
     get("/stats", |_| Ok(Action::Stats)),
     get("/cam", |_| Ok(Action::MacTable)),
     get("/leases", |_| Ok(Action::Leases)),

@@ -1,15 +1,16 @@
-//! QEMU's framing of Ethernet frames on a byte stream: a 32-bit big-endian length, then the frame.
+//! Ethernet frames on a byte stream: a length, then the frame, as QEMU or as hyperkit has it.
 //!
 //! [`Deframer`] turns what a read gives into frames without copying those that came whole. Only a
 //! frame that is cut by the end of a read is kept, in a buffer that exists as long as it does.
 
 use std::io::{self, IoSliceMut};
 
+use arrayvec::ArrayVec;
 use vmlan_wire::{FrameBatch, Offload};
 
 use crate::CloseReason;
 
-/// Bytes of the length word.
+/// Most bytes of a length word.
 pub const LENGTH: usize = 4;
 
 /// An Ethernet header.
@@ -24,6 +25,62 @@ pub const READ_MAX: usize = 512 * 1024;
 /// Room before the place that is read to, for the frame that an earlier read began.
 const HEADROOM: usize = LENGTH + MAX_FRAME;
 
+/// How the length before a frame is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Framing {
+    /// In 32 bits, big-endian.
+    #[default]
+    Qemu,
+    /// In 16 bits, little-endian, as clients of gvisor-tap-vsock do.
+    Hyperkit,
+}
+
+impl Framing {
+    /// Bytes of the length word.
+    #[inline]
+    pub fn word_len(self) -> usize {
+        match self {
+            Self::Qemu => LENGTH,
+            Self::Hyperkit => 2,
+        }
+    }
+
+    /// The largest frame that the word has room for.
+    #[inline]
+    pub fn max_frame(self) -> usize {
+        match self {
+            Self::Qemu => MAX_FRAME,
+            Self::Hyperkit => MAX_FRAME.min(0xffff),
+        }
+    }
+
+    /// The word before a frame of this length.
+    #[inline]
+    pub fn word(self, len: usize) -> ArrayVec<u8, LENGTH> {
+        let mut word = ArrayVec::new();
+        match self {
+            Self::Qemu => word.extend(u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes()),
+            Self::Hyperkit => word.extend(u16::try_from(len).unwrap_or(u16::MAX).to_le_bytes()),
+        }
+        word
+    }
+
+    /// Takes a word off a stream, if all of it is there.
+    #[inline]
+    fn split(self, stream: &[u8]) -> Option<(u32, &[u8])> {
+        match self {
+            Self::Qemu => {
+                let (word, rest) = stream.split_first_chunk()?;
+                Some((u32::from_be_bytes(*word), rest))
+            }
+            Self::Hyperkit => {
+                let (word, rest) = stream.split_first_chunk()?;
+                Some((u16::from_le_bytes(*word).into(), rest))
+            }
+        }
+    }
+}
+
 /// What a read came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -36,6 +93,7 @@ pub enum Progress {
 /// The reading half of a framed stream.
 #[derive(Debug, Default)]
 pub struct Deframer {
+    framing: Framing,
     /// A frame of which `have` bytes have come: its length word and as many bytes as that says, or
     /// just room for the length word while even that is cut.
     rest: Vec<u8>,
@@ -43,8 +101,8 @@ pub struct Deframer {
 }
 
 impl Deframer {
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(framing: Framing) -> Self {
+        Self { framing, ..Self::default() }
     }
 
     /// Calls `read` once and puts the frames that are complete with it into `batch`, which is
@@ -95,17 +153,18 @@ impl Deframer {
         end: usize,
     ) -> Result<(), CloseReason> {
         while let Some(left) = batch.buf.get(at..end) {
-            let Some((word, after)) = left.split_first_chunk() else {
-                self.keep(left, LENGTH);
+            let word = self.framing.word_len();
+            let Some((len, after)) = self.framing.split(left) else {
+                self.keep(left, word);
                 break;
             };
-            let len = length(*word)?;
+            let len = check(len)?;
             if after.len() < len {
-                self.keep(left, LENGTH + len);
+                self.keep(left, word + len);
                 break;
             }
-            batch.push(at + LENGTH, len, Offload::NONE);
-            at += LENGTH + len;
+            batch.push(at + word, len, Offload::NONE);
+            at += word + len;
         }
         Ok(())
     }
@@ -119,9 +178,8 @@ impl Deframer {
     }
 }
 
-/// Checks a length word.
-fn length(word: [u8; LENGTH]) -> Result<usize, CloseReason> {
-    let len = u32::from_be_bytes(word);
+/// Whether a frame can have this length.
+fn check(len: u32) -> Result<usize, CloseReason> {
     match usize::try_from(len) {
         Ok(n) if (MIN_FRAME..=MAX_FRAME).contains(&n) => Ok(n),
         _ => Err(CloseReason::Framing(len)),
@@ -136,8 +194,12 @@ mod tests {
     use super::*;
 
     /// Reads `stream` in pieces of the given sizes.
-    fn deframe(stream: &[u8], cuts: &[usize]) -> Result<Vec<Vec<u8>>, CloseReason> {
-        let mut deframer = Deframer::new();
+    fn deframe(
+        framing: Framing,
+        stream: &[u8],
+        cuts: &[usize],
+    ) -> Result<Vec<Vec<u8>>, CloseReason> {
+        let mut deframer = Deframer::new(framing);
         let mut batch = FrameBatch::default();
         let mut frames = Vec::new();
         let mut at = 0;
@@ -160,27 +222,35 @@ mod tests {
         Ok(frames)
     }
 
-    fn framed(frames: &[Vec<u8>]) -> Vec<u8> {
+    fn framed(framing: Framing, frames: &[Vec<u8>]) -> Vec<u8> {
         let mut out = Vec::new();
         for frame in frames {
-            out.extend_from_slice(&(frame.len() as u32).to_be_bytes());
+            match framing {
+                Framing::Qemu => out.extend_from_slice(&(frame.len() as u32).to_be_bytes()),
+                Framing::Hyperkit => out.extend_from_slice(&(frame.len() as u16).to_le_bytes()),
+            }
             out.extend_from_slice(frame);
         }
         out
     }
 
-    fn frames() -> impl Strategy<Value = Vec<Vec<u8>>> {
-        let size = prop_oneof![14usize..100, 1400usize..1600, Just(MAX_FRAME), Just(14usize)];
-        prop::collection::vec((size, any::<u8>()).prop_map(|(n, b)| vec![b; n]), 1..12)
+    fn frames() -> impl Strategy<Value = (Framing, Vec<Vec<u8>>)> {
+        let framings = prop_oneof![Just(Framing::Qemu), Just(Framing::Hyperkit)];
+        framings.prop_flat_map(|framing| {
+            let largest = Just(framing.max_frame());
+            let size = prop_oneof![14usize..100, 1400usize..1600, largest, Just(14usize)];
+            let frame = (size, any::<u8>()).prop_map(|(n, b)| vec![b; n]);
+            (Just(framing), prop::collection::vec(frame, 1..12))
+        })
     }
 
     proptest! {
         #[test]
         fn frames_survive_any_cuts(
-            frames in frames(),
+            (framing, frames) in frames(),
             cuts in prop::collection::vec(prop_oneof![1usize..8, 1usize..9000, 1usize..300_000], 1..8),
         ) {
-            prop_assert_eq!(deframe(&framed(&frames), &cuts), Ok(frames));
+            prop_assert_eq!(deframe(framing, &framed(framing, &frames), &cuts), Ok(frames));
         }
 
         #[test]
@@ -188,9 +258,10 @@ mod tests {
             stream in prop::collection::vec(any::<u8>(), 0..2000),
             cuts in prop::collection::vec(1usize..64, 1..4),
         ) {
-            if let Ok(frames) = deframe(&stream, &cuts) {
-                prop_assert!(framed(&frames).len() <= stream.len());
-                prop_assert!(stream.starts_with(&framed(&frames)));
+            for framing in [Framing::Qemu, Framing::Hyperkit] {
+                if let Ok(frames) = deframe(framing, &stream, &cuts) {
+                    prop_assert!(stream.starts_with(&framed(framing, &frames)));
+                }
             }
         }
     }
@@ -200,16 +271,16 @@ mod tests {
         for len in [0, 13, MAX_FRAME as u32 + 1, u32::MAX] {
             for cuts in [&[1usize][..], &[100]] {
                 let stream = [&len.to_be_bytes()[..], &[0; 40]].concat();
-                assert_eq!(deframe(&stream, cuts), Err(CloseReason::Framing(len)));
+                assert_eq!(deframe(Framing::Qemu, &stream, cuts), Err(CloseReason::Framing(len)));
             }
         }
     }
 
     #[test]
     fn nothing_is_kept_between_frames() {
-        let mut deframer = Deframer::new();
+        let mut deframer = Deframer::new(Framing::Qemu);
         let mut batch = FrameBatch::default();
-        let stream = framed(&[vec![7; 60]]);
+        let stream = framed(Framing::Qemu, &[vec![7; 60]]);
         for part in [&stream[..30], &stream[30..]] {
             let read = deframer.read_with(&mut batch, |room| {
                 let mut n = 0;

@@ -1,4 +1,4 @@
-//! A guest on a UNIX stream socket, with QEMU's framing.
+//! A guest on a UNIX stream socket, with a length before each frame.
 //!
 //! Small frames are copied together and leave by one system call for many; large ones go straight
 //! from where they lie. What the socket does not take is kept, up to `PENDING_MAX` and one
@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
+use std::mem::take;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use arrayvec::ArrayVec;
@@ -13,7 +14,7 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use vmlan_wire::{FrameBatch, OutFrame};
 
-use crate::framing::{Deframer, LENGTH, MAX_FRAME, MIN_FRAME, Progress};
+use crate::framing::{Deframer, Framing, LENGTH, MIN_FRAME, Progress};
 use crate::ready::is_writable;
 use crate::{CloseReason, Flushed, Link, LinkCaps, PeerId, Recv};
 
@@ -36,6 +37,9 @@ const SOCKET_BUFFER: usize = 1024 * 1024;
 #[derive(Debug)]
 pub struct StreamLink {
     socket: OwnedFd,
+    framing: Framing,
+    /// What was read from the socket before it became a link.
+    early: Vec<u8>,
     deframer: Deframer,
     out: Pending,
     /// The socket took less than it was given, and has not become writable since.
@@ -47,8 +51,13 @@ pub struct StreamLink {
 }
 
 impl StreamLink {
-    /// Takes over a connected socket.
+    /// Takes over a connected socket whose guest has QEMU's framing.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        Self::after(socket, Framing::Qemu, Vec::new())
+    }
+
+    /// Takes over a connected socket from which `early` has been read.
+    pub fn after(socket: OwnedFd, framing: Framing, early: Vec<u8>) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
         #[cfg(target_vendor = "apple")]
         rustix::net::sockopt::set_socket_nosigpipe(&socket, true)?;
@@ -56,7 +65,9 @@ impl StreamLink {
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER);
         Ok(Self {
             socket,
-            deframer: Deframer::new(),
+            framing,
+            early,
+            deframer: Deframer::new(framing),
             out: Pending::default(),
             blocked: false,
             broken: None,
@@ -98,13 +109,13 @@ impl StreamLink {
     /// Sends large frames from where they lie, and returns how many were taken: all but the last
     /// of them whole, the last one's tail copied if it had to be cut.
     fn gather(&mut self, frames: &[OutFrame<'_>]) -> usize {
-        let mut words = ArrayVec::<[u8; LENGTH], { GATHER_SLICES / 2 }>::new();
+        let mut words = ArrayVec::<ArrayVec<u8, LENGTH>, { GATHER_SLICES / 2 }>::new();
         let mut slices_left = GATHER_SLICES;
         for frame in frames {
             let slices = 1 + pieces(frame).filter(|p| !p.is_empty()).count();
-            if !(GATHER_MIN..=MAX_FRAME).contains(&frame.len())
+            if !(GATHER_MIN..=self.framing.max_frame()).contains(&frame.len())
                 || slices > slices_left
-                || words.try_push(length_word(frame)).is_err()
+                || words.try_push(self.framing.word(frame.len())).is_err()
             {
                 break;
             }
@@ -118,7 +129,7 @@ impl StreamLink {
         }
         let mut sent = self.write(&slices);
         for (taken, (word, frame)) in words.iter().zip(frames).enumerate() {
-            let len = LENGTH + frame.len();
+            let len = word.len() + frame.len();
             if sent == 0 {
                 return taken;
             }
@@ -152,7 +163,12 @@ impl Link for StreamLink {
             return Recv::Closed(reason);
         }
         let socket = &self.socket;
+        let early = &mut self.early;
+        let has_early = !early.is_empty();
         let read = self.deframer.read_with(batch, |room| {
+            if has_early {
+                return io::Read::read_vectored(&mut take(early).as_slice(), room);
+            }
             loop {
                 match rustix::io::readv(socket, room) {
                     Err(Errno::INTR) => {}
@@ -162,7 +178,7 @@ impl Link for StreamLink {
         });
         let reason = match read {
             Ok(Ok(Progress::Read { full })) => {
-                return Recv::Frames { peer: PeerId(0), more: full };
+                return Recv::Frames { peer: PeerId(0), more: full || has_early };
             }
             Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => match self.broken {
                 None => return Recv::Empty,
@@ -185,13 +201,13 @@ impl Link for StreamLink {
                 return frames.len();
             }
             let len = frame.len();
-            if !(MIN_FRAME..=MAX_FRAME).contains(&len) {
+            if !(MIN_FRAME..=self.framing.max_frame()).contains(&len) {
                 taken += 1;
             } else if len < GATHER_MIN {
                 if self.out.len() >= PUSH_AT && !self.push() && self.out.len() >= PENDING_MAX {
                     return taken;
                 }
-                self.out.append(frame);
+                self.out.append_after(0, &self.framing.word(len), frame);
                 taken += 1;
             } else if self.blocked {
                 return taken;
@@ -244,10 +260,6 @@ impl Pending {
         self.len() == 0
     }
 
-    fn append(&mut self, frame: &OutFrame<'_>) {
-        self.append_after(0, &length_word(frame), frame);
-    }
-
     /// Appends a frame without its first `skip` bytes, the length word included.
     fn append_after(&mut self, skip: usize, word: &[u8], frame: &OutFrame<'_>) {
         if self.buf.capacity() == 0 {
@@ -274,16 +286,12 @@ impl Pending {
 
     fn clear(&mut self) {
         self.start = 0;
-        let mut buf = std::mem::take(&mut self.buf);
+        let mut buf = take(&mut self.buf);
         buf.clear();
         if (1..=2 * Self::CAPACITY).contains(&buf.capacity()) {
             SPARE.set(buf);
         }
     }
-}
-
-fn length_word(frame: &OutFrame<'_>) -> [u8; LENGTH] {
-    u32::try_from(frame.len()).unwrap_or(u32::MAX).to_be_bytes()
 }
 
 fn pieces<'a>(frame: &OutFrame<'a>) -> impl Iterator<Item = &'a [u8]> {

@@ -13,10 +13,11 @@ use vmlan_link::Link;
 use vmlan_link::capture::Capture;
 use vmlan_link::datagram::DatagramLink;
 use vmlan_link::fault::Faults;
+use vmlan_link::framing::Framing;
 use vmlan_link::stream::StreamLink;
 
 use crate::clock::Clock;
-use crate::control::Control;
+use crate::control::{Control, Handed, Handover};
 use crate::core::Core;
 use crate::dns;
 use crate::leases::LeaseFile;
@@ -234,8 +235,10 @@ impl Daemon {
                 }
             }
             Some(Owner::Control(index)) => {
-                if let Some(control) = &mut self.control {
-                    control.handle(registry, index, &mut self.core);
+                if let Some(control) = &mut self.control
+                    && let Some(handed) = control.handle(registry, index, &mut self.core)
+                {
+                    self.take_over(handed);
                 }
             }
             Some(Owner::JoinListener) => {
@@ -270,6 +273,19 @@ impl Daemon {
             // A guest that cannot be served sees its connection close.
             if let Ok(link) = StreamLink::new(stream.into()) {
                 let _ = self.add_link(Box::new(link));
+            }
+        }
+    }
+
+    /// Goes on with a connection that began at the control API.
+    fn take_over(&mut self, Handed { stream, early, to }: Handed) {
+        match to {
+            Handover::Link => {
+                // As at the listeners, who cannot be served sees the connection close.
+                let link = StreamLink::after(stream.into(), Framing::Hyperkit, early);
+                if let Ok(link) = link {
+                    let _ = self.add_link(Box::new(link));
+                }
             }
         }
     }

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
-use crate::support::{GATEWAY, Guest, Netd, PATIENCE};
+use crate::support::{GATEWAY, Guest, Netd, PATIENCE, eventually};
 
 fn start() -> Netd {
     Netd::start(&["--listen-qemu", "{}/qemu", "--control", "{}/control"])
@@ -126,4 +126,31 @@ fn garbage_is_answered_and_forgotten() {
         assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"), "{answer:?}");
     }
     assert_eq!(curl(&netd, "/v1/flows", None).0, 200);
+}
+
+/// As gvisor-tap-vsock's clients do: no answer, and frames from there on.
+#[test]
+fn a_connection_becomes_a_guests_link() {
+    let netd = start();
+    let mut other = Guest::connect(&netd.path("qemu"), 15);
+    other.resolve(GATEWAY);
+    let mut stream = UnixStream::connect(netd.path("control")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let guest = Guest::over(stream.try_clone().unwrap(), 16);
+    let ask = guest.arp([0xff; 6], 1, [0; 6], other.ip);
+    let framed = [&u16::try_from(ask.len()).unwrap().to_le_bytes(), &ask[..]].concat();
+    // The first frame comes with the request.
+    let head = b"POST /connect HTTP/1.1\r\nHost: vmlan\r\n\r\n";
+    stream.write_all(&[&head[..], &framed].concat()).unwrap();
+    let question = other.recv_type(0x0806);
+    assert_eq!(question, ask);
+    other.send(&other.arp(guest.mac, 2, guest.mac, guest.ip));
+    let mut word = [0; 2];
+    stream.read_exact(&mut word).unwrap();
+    let mut answer = vec![0; usize::from(u16::from_le_bytes(word))];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, other.arp(guest.mac, 2, guest.mac, guest.ip));
+    assert_eq!(curl(&netd, "/cam", None).1, r#"{"52:54:00:00:00:0f":0,"52:54:00:00:00:10":1}"#);
+    drop((stream, guest));
+    eventually(|| (!curl(&netd, "/cam", None).1.contains("00:10")).then_some(()));
 }

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use vmlan_wire::Offload;
 
 use super::*;
+use crate::framing::MAX_FRAME;
 
 fn pair() -> (StreamLink, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
@@ -136,4 +137,33 @@ fn frames_no_link_carries_are_left_out() {
     let mut got = [0; 100];
     assert_eq!(theirs.read(&mut got).unwrap(), LENGTH + 14);
     assert_eq!(got[..LENGTH + 14], framed(&good));
+}
+
+#[test]
+fn the_other_framing_and_what_came_early() {
+    let (mine, mut theirs) = UnixStream::pair().unwrap();
+    let framed = |data: &[u8]| [&u16::try_from(data.len()).unwrap().to_le_bytes(), data].concat();
+    let (first, second) = (frame(60, 1), frame(20_000, 2));
+    let stream = [framed(&first), framed(&second)].concat();
+    let (early, late) = stream.split_at(100);
+    theirs.write_all(late).unwrap();
+    let mut link = StreamLink::after(mine.into(), Framing::Hyperkit, early.to_vec()).unwrap();
+    let mut batch = FrameBatch::default();
+    for want in [&first, &second] {
+        // What is still in the socket must not wait for an event that has been.
+        let Recv::Frames { more, .. } = link.recv(&mut batch) else { panic!("no frames") };
+        assert_eq!(more, *want == first);
+        assert_eq!(
+            batch.iter().map(|f| f.data.to_vec()).collect::<Vec<_>>(),
+            std::slice::from_ref(want)
+        );
+    }
+    for data in [&first, &second] {
+        let out = OutFrame { head: &data[..14], body: [&data[14..], &[]], offload: Offload::NONE };
+        assert_eq!(link.send(PeerId(0), &[out]), 1);
+    }
+    assert_eq!(link.flush(), Flushed::Done);
+    let mut got = vec![0; stream.len()];
+    theirs.read_exact(&mut got).unwrap();
+    assert_eq!(got, stream);
 }

@@ -13,8 +13,24 @@ use crate::core::Core;
 /// How the clients that opened forwards wrote the listening end.
 pub(super) type Labels = HashMap<ForwardId, String>;
 
-pub(super) fn run(action: Action, core: &mut Core, labels: &mut Labels) -> Response {
-    match action {
+/// What an action comes to.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Answer(Response),
+    /// The connection goes on as something else.
+    Handover(Handover),
+}
+
+/// What becomes of a client's connection.
+#[derive(Debug)]
+pub(crate) enum Handover {
+    /// The link of a guest with hyperkit's framing.
+    Link,
+}
+
+pub(super) fn run(action: Action, core: &mut Core, labels: &mut Labels) -> Outcome {
+    Outcome::Answer(match action {
+        Action::Connect => return Outcome::Handover(Handover::Link),
         Action::Stats => Response::json(&stats(core)),
         Action::MacTable => {
             let table = core.engine.mac_table();
@@ -37,13 +53,13 @@ pub(super) fn run(action: Action, core: &mut Core, labels: &mut Labels) -> Respo
         Action::Unexpose { listen } => {
             let found = core.engine.forwards().find(|(_, f)| f.listen == listen);
             let Some(id) = found.map(|(id, _)| id) else {
-                return Response::error(500, "proxy not found");
+                return Outcome::Answer(Response::error(500, "proxy not found"));
             };
             core.remove_forward(id);
             labels.remove(&id);
             Response::ok()
         }
-    }
+    })
 }
 
 fn expose(core: &mut Core, labels: &mut Labels, forward: Forward, local: String) -> Response {

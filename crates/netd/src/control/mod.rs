@@ -19,7 +19,8 @@ use crate::core::Core;
 use crate::peer;
 use crate::token::Owner;
 use crate::unix_path::{self, BindError, SocketPath};
-use action::Labels;
+pub(crate) use action::Handover;
+use action::{Labels, Outcome};
 
 const MAX_CLIENTS: usize = 16;
 
@@ -46,10 +47,20 @@ struct Client {
 }
 
 /// Whether a client's connection goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Progress {
     Waiting,
     Done,
+    Over(Handover),
+}
+
+/// A connection that is not the control API's any more.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    pub(crate) stream: UnixStream,
+    /// What has been read from it behind the request.
+    pub(crate) early: Vec<u8>,
+    pub(crate) to: Handover,
 }
 
 impl Control {
@@ -91,13 +102,23 @@ impl Control {
     }
 
     /// A client's connection is ready.
-    pub(crate) fn handle(&mut self, registry: &Registry, index: u32, core: &mut Core) {
-        let Some(client) = self.clients.get_mut(index as usize) else { return };
+    pub(crate) fn handle(
+        &mut self,
+        registry: &Registry,
+        index: u32,
+        core: &mut Core,
+    ) -> Option<Handed> {
+        let client = self.clients.get_mut(index as usize)?;
         let progress = client.go_on(core, &mut self.labels);
-        if !matches!(progress, Ok(Progress::Waiting)) {
-            self.clients.remove(index as usize);
-            self.accept(registry);
+        if matches!(progress, Ok(Progress::Waiting)) {
+            return None;
         }
+        let Client { stream, input: early, .. } = self.clients.remove(index as usize);
+        self.accept(registry);
+        let Ok(Progress::Over(to)) = progress else { return None };
+        // Its next owner registers it as its own.
+        registry.deregister(&mut SourceFd(&stream.as_raw_fd())).ok()?;
+        Some(Handed { stream, early, to })
     }
 
     pub(crate) fn next_timeout(&self) -> Option<SystemInstant> {
@@ -119,7 +140,14 @@ impl Client {
                 Ok(None) if ended => return Ok(Progress::Done),
                 Ok(None) => return Ok(Progress::Waiting),
                 Ok(Some(request)) => match Action::of(&request) {
-                    Ok(action) => action::run(action, core, labels),
+                    Ok(action) => match action::run(action, core, labels) {
+                        Outcome::Answer(response) => response,
+                        Outcome::Handover(to) => {
+                            let len = request.len;
+                            self.input.drain(..len);
+                            return Ok(Progress::Over(to));
+                        }
+                    },
                     Err(refusal) => refusal,
                 },
                 Err(refusal) => refusal,
