@@ -1,0 +1,245 @@
+//! The interfaces of a network: the bridge, the ports of its guests, and what there is already.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::doing;
+use super::netlink::{self, Entry, Netlink, Request};
+use super::sysctl;
+
+/// The names of guests' ports begin so. The rest is random: nobody needs to know it.
+pub(super) const PORT: &str = "vmlp";
+
+/// `struct ifinfomsg`.
+const LINK: usize = 16;
+
+/// `VETH_INFO_PEER`.
+const PEER: u16 = 1;
+/// `IFLA_BR_MCAST_SNOOPING`.
+const SNOOPING: u16 = 23;
+
+/// An interface that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Link {
+    pub(super) index: u32,
+    pub(super) name: String,
+    /// What made it, such as `bridge` or `veth`; empty for hardware.
+    pub(super) kind: String,
+    /// The bridge that it is a port of.
+    pub(super) master: Option<u32>,
+    pub(super) up: bool,
+}
+
+/// The interfaces of this network namespace.
+#[derive(Debug)]
+pub(super) struct Interfaces(Netlink);
+
+impl Interfaces {
+    pub(super) fn open() -> Result<Self, String> {
+        Netlink::open().map(Self).map_err(doing("open a netlink socket"))
+    }
+
+    pub(super) fn all(&mut self) -> Result<Vec<Link>, String> {
+        let request = Request::new(libc::RTM_GETLINK, 0, &[0; LINK]);
+        let entries = self.0.list(request).map_err(doing("list the interfaces"))?;
+        Ok(entries.iter().filter(|e| e.kind == libc::RTM_NEWLINK).filter_map(link).collect())
+    }
+
+    pub(super) fn find(&mut self, name: &str) -> Result<Option<Link>, String> {
+        Ok(self.all()?.into_iter().find(|link| link.name == name))
+    }
+
+    pub(super) fn ports_of(&mut self, bridge: &Link) -> Result<Vec<Link>, String> {
+        let all = self.all()?;
+        Ok(all.into_iter().filter(|link| link.master == Some(bridge.index)).collect())
+    }
+
+    /// Makes a bridge that is up. `mac` stays whatever ports come and go.
+    pub(super) fn add_bridge(&mut self, name: &str, mac: Option<[u8; 6]>) -> Result<Link, String> {
+        let request = create().text(libc::IFLA_IFNAME, name);
+        let request = match &mac {
+            Some(mac) => request.attribute(libc::IFLA_ADDRESS, mac),
+            None => request,
+        };
+        let request = request.nest(libc::IFLA_LINKINFO, &[], |info| {
+            let info = info.text(libc::IFLA_INFO_KIND, "bridge");
+            // Snooping without a querier loses neighbour solicitations in time.
+            info.nest(libc::IFLA_INFO_DATA, &[], |data| data.attribute(SNOOPING, &[0]))
+        });
+        self.0.ask(request).map_err(doing(format!("make the bridge {name}")))?;
+        let link = self.find(name)?.ok_or_else(|| format!("the bridge {name} is gone again"))?;
+        // Addresses are given by us, the link-local one too, and routes by nobody.
+        sysctl::set_ipv6(name, "accept_ra", "0");
+        sysctl::set_ipv6(name, "addr_gen_mode", "1");
+        self.set_up(&link, true)?;
+        Ok(link)
+    }
+
+    pub(super) fn add_address(
+        &mut self,
+        link: &Link,
+        address: IpAddr,
+        prefix: u8,
+    ) -> Result<(), String> {
+        let (family, bytes) = match address {
+            IpAddr::V4(a) => (libc::AF_INET, a.octets().to_vec()),
+            IpAddr::V6(a) => (libc::AF_INET6, a.octets().to_vec()),
+        };
+        let mut body = vec![u8::try_from(family).unwrap_or(0), prefix, IFA_F_NODAD, 0];
+        body.extend_from_slice(&link.index.to_ne_bytes());
+        let flags = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
+        let request = Request::new(libc::RTM_NEWADDR, flags, &body)
+            .attribute(libc::IFA_LOCAL, &bytes)
+            .attribute(libc::IFA_ADDRESS, &bytes);
+        let result = self.0.ask(request);
+        if address.is_ipv6() && result.as_ref().is_err_and(is_without_ipv6) {
+            return Ok(());
+        }
+        result.map_err(doing(format!("give {} the address {address}/{prefix}", link.name)))
+    }
+
+    /// Makes a pair of interfaces: a port of `bridge`, and the guest's end in its namespace.
+    pub(super) fn add_veth(
+        &mut self,
+        bridge: &Link,
+        guest: &str,
+        mac: [u8; 6],
+        namespace: BorrowedFd<'_>,
+    ) -> Result<(), String> {
+        let name = port_name()?;
+        let there = u32::try_from(namespace.as_raw_fd()).unwrap_or(0);
+        let request = create().text(libc::IFLA_IFNAME, &name).number(libc::IFLA_GROUP, 0);
+        let request = request.nest(libc::IFLA_LINKINFO, &[], |info| {
+            let info = info.text(libc::IFLA_INFO_KIND, "veth");
+            info.nest(libc::IFLA_INFO_DATA, &[], |data| {
+                data.nest(PEER, &[0; LINK], |peer| {
+                    peer.text(libc::IFLA_IFNAME, guest)
+                        .attribute(libc::IFLA_ADDRESS, &mac)
+                        .number(libc::IFLA_NET_NS_FD, there)
+                })
+            })
+        });
+        let made = self.0.ask(request);
+        made.map_err(doing(format!("make {guest} in the guest's namespace")))?;
+        self.add_port(bridge, &name)
+    }
+
+    /// Makes a TAP that is a port of `bridge` and lives as long as its descriptor.
+    pub(super) fn add_tap(&mut self, bridge: &Link) -> Result<OwnedFd, String> {
+        let name = port_name()?;
+        let device = tap(&name).map_err(doing("make a TAP device"))?;
+        self.add_port(bridge, &name)?;
+        Ok(device)
+    }
+
+    fn add_port(&mut self, bridge: &Link, name: &str) -> Result<(), String> {
+        let port = self.find(name)?.ok_or_else(|| format!("the port {name} is gone again"))?;
+        // It is the bridge that the host has addresses on.
+        sysctl::set_ipv6(name, "disable_ipv6", "1");
+        let enslaved = self.set_master(&port, Some(bridge));
+        enslaved.and_then(|()| self.set_up(&port, true)).inspect_err(|_| {
+            // The first error is the one to tell.
+            let _ = self.remove(&port);
+        })
+    }
+
+    pub(super) fn set_master(&mut self, port: &Link, bridge: Option<&Link>) -> Result<(), String> {
+        let master = bridge.map_or(0, |bridge| bridge.index);
+        let request = Request::new(libc::RTM_NEWLINK, 0, &header(port.index, None))
+            .number(libc::IFLA_MASTER, master);
+        let what = match bridge {
+            Some(bridge) => format!("make {} a port of {}", port.name, bridge.name),
+            None => format!("take {} out of its bridge", port.name),
+        };
+        self.0.ask(request).map_err(doing(what))
+    }
+
+    pub(super) fn set_up(&mut self, link: &Link, up: bool) -> Result<(), String> {
+        let request = Request::new(libc::RTM_NEWLINK, 0, &header(link.index, Some(up)));
+        let what = if up { "up" } else { "down" };
+        self.0.ask(request).map_err(doing(format!("bring {what} {}", link.name)))
+    }
+
+    /// Removes an interface; it may be gone already.
+    pub(super) fn remove(&mut self, link: &Link) -> Result<(), String> {
+        let request = Request::new(libc::RTM_DELLINK, 0, &header(link.index, None));
+        match self.0.ask(request) {
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            result => result.map_err(doing(format!("remove {}", link.name))),
+        }
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "bit 1")]
+const IFA_F_NODAD: u8 = libc::IFA_F_NODAD as u8;
+
+fn create() -> Request {
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    Request::new(libc::RTM_NEWLINK, flags, &[0; LINK])
+}
+
+/// `struct ifinfomsg`.
+fn header(index: u32, up: Option<bool>) -> [u8; LINK] {
+    let mut bytes = [0; LINK];
+    bytes[4..8].copy_from_slice(&index.to_ne_bytes());
+    if let Some(up) = up {
+        let flag = u32::try_from(libc::IFF_UP).unwrap_or(0);
+        bytes[8..12].copy_from_slice(&(if up { flag } else { 0 }).to_ne_bytes());
+        bytes[12..16].copy_from_slice(&flag.to_ne_bytes());
+    }
+    bytes
+}
+
+fn link(entry: &Entry) -> Option<Link> {
+    let text = |bytes: &[u8]| {
+        let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
+        String::from_utf8_lossy(bytes).into_owned()
+    };
+    let name = entry.attribute(LINK, libc::IFLA_IFNAME.into()).map(text)?;
+    let info = entry.attribute(LINK, libc::IFLA_LINKINFO.into()).unwrap_or_default();
+    let kind = netlink::attribute(info, libc::IFLA_INFO_KIND.into()).map(text);
+    let master = entry.attribute(LINK, libc::IFLA_MASTER.into()).and_then(|b| b.first_chunk());
+    let up = entry.u32_at(8) & u32::try_from(libc::IFF_UP).unwrap_or(0) != 0;
+    Some(Link {
+        index: entry.u32_at(4),
+        name,
+        kind: kind.unwrap_or_default(),
+        master: master.map(|bytes| u32::from_ne_bytes(*bytes)),
+        up,
+    })
+}
+
+fn port_name() -> Result<String, String> {
+    let mut random = [0; 4];
+    let flags = rustix::rand::GetRandomFlags::empty();
+    rustix::rand::getrandom(&mut random[..], flags).map_err(doing("get random numbers"))?;
+    Ok(format!("{PORT}{:08x}", u32::from_ne_bytes(random)))
+}
+
+/// Makes a TAP device whose frames leave checksums and cuts to whoever reads them.
+fn tap(name: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let device = rustix::fs::open("/dev/net/tun", flags, Mode::empty())?;
+    // `struct ifreq`: a name with its zero, and a union of which the flags are used.
+    let mut request = [0_u8; 40];
+    for (to, from) in request.iter_mut().take(15).zip(name.as_bytes()) {
+        *to = *from;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "the field has 16 bits")]
+    let mode = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
+    request[16..18].copy_from_slice(&mode.to_ne_bytes());
+    // SAFETY: the operation reads and writes a `struct ifreq`, which is what `request` is, and keeps
+    // no pointer.
+    let result =
+        unsafe { libc::ioctl(device.as_fd().as_raw_fd(), libc::TUNSETIFF, request.as_mut_ptr()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(device) }
+}
+
+/// IPv6 is compiled out, or switched off for the interface.
+fn is_without_ipv6(error: &io::Error) -> bool {
+    let codes = [libc::EAFNOSUPPORT, libc::EOPNOTSUPP, libc::EACCES];
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
+}

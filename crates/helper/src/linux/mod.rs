@@ -1,0 +1,62 @@
+//! The helper on Linux: bridges, their ports, the packet filter and the kernel's forwarding. Each
+//! run does one thing under one lock, leaves in a file what has to be undone, and ends.
+
+mod caller;
+mod firewall;
+mod interfaces;
+mod netlink;
+mod network;
+mod privilege;
+mod state;
+mod sysctl;
+
+use std::fmt::Display;
+use std::os::fd::AsFd;
+
+use crate::args::{Bridge, Command, Network};
+use caller::{Caller, Line};
+use state::Store;
+
+pub(super) fn run(command: &Command) -> Result<(), String> {
+    let caller = Caller::find()?;
+    privilege::settle()?;
+    privilege::drop_all_else()?;
+    match command {
+        Command::Start { bridge, network } => start(caller, bridge, network),
+        Command::Stop { bridge } => network::stop(&Store::open()?, caller, bridge),
+        Command::Attach { bridge } => attach(caller, bridge),
+    }
+}
+
+/// Adds to an error what could not be done.
+fn doing<E: Display>(what: impl Into<String>) -> impl FnOnce(E) -> String {
+    let what = what.into();
+    move |e| format!("cannot {what}: {e}")
+}
+
+/// Makes the network. The answer is a TAP on it, for who serves addresses and names there, with the
+/// MAC address of the host; on a bridged network it is without, because others serve there.
+fn start(caller: Caller, bridge: &Bridge, network: &Network) -> Result<(), String> {
+    let line = Line::open(caller)?;
+    // Nobody is to wait for a caller that does not listen.
+    let tap = network::start(&Store::open()?, caller, bridge, network)?;
+    let text = match network.gateway() {
+        Some(gateway) => format!("ready {}", show_mac(gateway.mac())),
+        None => "ready".into(),
+    };
+    line.tell(&text, tap.as_ref().map(AsFd::as_fd))
+}
+
+/// Gives a guest a card. `veth NAME MAC` comes with the guest's network namespace, in which the card
+/// is made; `tap` is answered by a descriptor.
+fn attach(caller: Caller, bridge: &Bridge) -> Result<(), String> {
+    let line = Line::open(caller)?;
+    let (text, fd) = line.hear()?;
+    let wanted = network::Card::parse(&text, fd)?;
+    let tap = network::attach(&Store::open()?, caller, bridge, &wanted)?;
+    line.tell("attached", tap.as_ref().map(AsFd::as_fd))
+}
+
+fn show_mac(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
