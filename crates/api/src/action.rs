@@ -1,11 +1,13 @@
 //! What a client of the control API can ask for: a request becomes one [`Action`]. Paths, fields and
 //! error texts are those of gvisor-tap-vsock where it has them.
 
+use serde::de::DeserializeOwned;
 use vmlan_engine::Forward;
 use vmlan_engine::io::ListenAddr;
 
 use crate::forward::{self, ForwardError};
 use crate::http::{Request, Response};
+use crate::network::{Forwards, Listens};
 use crate::types::ForwardRequest;
 
 /// A request that makes sense.
@@ -20,8 +22,16 @@ pub enum Action {
     Leases,
     Flows,
     Forwards,
-    /// Guests that said who they are.
+    /// Everything about the network.
+    Network,
+    /// Who is on the network.
     Guests,
+    /// The forwards as vmlan's own part of the API has them.
+    AllForwards,
+    /// All of them, or none.
+    AddForwards(Vec<Added>),
+    /// All of them, or none.
+    RemoveForwards(Vec<ListenAddr>),
     /// Whether the network stays without a guest.
     Hold(bool),
     /// `local` is how the client wrote it, for listings.
@@ -32,6 +42,14 @@ pub enum Action {
     Unexpose {
         listen: ListenAddr,
     },
+}
+
+/// A forward that is to be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Added {
+    pub forward: Forward,
+    /// The guest that it goes with.
+    pub guest: Option<String>,
 }
 
 /// A path, its method, and what it means.
@@ -52,6 +70,10 @@ const ROUTES: &[Route] = &[
     post("/services/forwarder/expose", expose),
     post("/services/forwarder/unexpose", unexpose),
     get("/v1/flows", |_| Ok(Action::Flows)),
+    get("/v1/forwards", |_| Ok(Action::AllForwards)),
+    post("/v1/forwards", add_forwards),
+    post("/v1/forwards/remove", remove_forwards),
+    get("/v1/network", |_| Ok(Action::Network)),
     get("/v1/guests", |_| Ok(Action::Guests)),
     post("/v1/hold", |_| Ok(Action::Hold(true))),
     post("/v1/release", |_| Ok(Action::Hold(false))),
@@ -94,16 +116,32 @@ fn unexpose(request: &Request<'_>) -> Result<Action, Response> {
     forwarder(request).map(|(_, listen)| Action::Unexpose { listen })
 }
 
+fn add_forwards(request: &Request<'_>) -> Result<Action, Response> {
+    let body: Forwards = json(request)?;
+    let added = body.forwards.into_iter().map(|f| {
+        let listen = forward::listen_of(&f.protocol, &f.listen)?;
+        let guest = forward::parse_guest(&f.target)?;
+        let forward = Forward { listen, guest, keep_source: f.keep_source };
+        Ok(Added { forward, guest: f.guest })
+    });
+    let added = added.collect::<Result<_, ForwardError>>();
+    added.map(Action::AddForwards).map_err(|e| Response::error(400, &e.to_string()))
+}
+
+fn remove_forwards(request: &Request<'_>) -> Result<Action, Response> {
+    let body: Listens = json(request)?;
+    let listens = body.forwards.iter().map(|f| forward::listen_of(&f.protocol, &f.listen));
+    let listens = listens.collect::<Result<_, _>>();
+    listens.map(Action::RemoveForwards).map_err(|e| Response::error(400, &e.to_string()))
+}
+
+fn json<T: DeserializeOwned>(request: &Request<'_>) -> Result<T, Response> {
+    serde_json::from_slice(request.body).map_err(|e| Response::error(400, &e.to_string()))
+}
+
 fn forwarder(request: &Request<'_>) -> Result<(ForwardRequest, ListenAddr), Response> {
-    let body: ForwardRequest =
-        serde_json::from_slice(request.body).map_err(|e| Response::error(400, &e.to_string()))?;
-    let listen = match body.protocol.as_str() {
-        "" | "tcp" => forward::parse_listen(&body.local, false),
-        "udp" => forward::parse_listen(&body.local, true),
-        "unix" => Ok(ListenAddr::Unix(body.local.clone().into())),
-        other => Err(ForwardError::Protocol(other.into())),
-    };
-    let listen = listen.map_err(|e| refused(&e))?;
+    let body: ForwardRequest = json(request)?;
+    let listen = forward::listen_of(&body.protocol, &body.local).map_err(|e| refused(&e))?;
     Ok((body, listen))
 }
 

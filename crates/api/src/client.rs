@@ -39,6 +39,11 @@ impl Client {
         Self { path: path.into() }
     }
 
+    /// Whether a daemon listens there.
+    pub fn is_there(&self) -> bool {
+        UnixStream::connect(&self.path).is_ok()
+    }
+
     /// What is at `target`.
     pub fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
         let (_, answer) = self.request("GET", target, &[])?;

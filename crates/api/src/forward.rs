@@ -25,6 +25,16 @@ pub enum ForwardError {
     Refused(String),
 }
 
+/// Where the host listens for a protocol, which is TCP if none is named.
+pub(crate) fn listen_of(protocol: &str, text: &str) -> Result<ListenAddr, ForwardError> {
+    match protocol {
+        "" | "tcp" => parse_listen(text, false),
+        "udp" => parse_listen(text, true),
+        "unix" => Ok(ListenAddr::Unix(text.into())),
+        other => Err(ForwardError::Protocol(other.into())),
+    }
+}
+
 /// Where the host listens. A port alone means the loopback, an empty address every one.
 pub(crate) fn parse_listen(text: &str, udp: bool) -> Result<ListenAddr, ForwardError> {
     let wrong = || ForwardError::Listen(text.into());

@@ -131,6 +131,7 @@ impl Response {
             400 => "Bad Request",
             404 => "Not Found",
             405 => "Method Not Allowed",
+            409 => "Conflict",
             411 => "Length Required",
             413 => "Content Too Large",
             431 => "Request Header Fields Too Large",

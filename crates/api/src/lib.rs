@@ -11,12 +11,13 @@ mod action;
 mod client;
 mod forward;
 mod http;
+pub mod network;
 mod types;
 
-pub use action::Action;
+pub use action::{Action, Added};
 pub use client::{Client, ClientError};
 pub use forward::{ForwardError, check as check_forward};
 pub use http::{MAX_REQUEST, Request, Response};
 pub use types::{
-    Flow, ForwardEntry, ForwardRequest, Guest, Leases, MacTable, Stats, colons, protocol_name,
+    Flow, ForwardEntry, ForwardRequest, Leases, MacTable, Stats, colons, protocol_name,
 };

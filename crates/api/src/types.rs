@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use vmlan_engine::io::ListenAddr;
 use vmlan_wire::Mac;
 
-/// Counters of the whole network, as its guests' cards count: what they received was sent here.
+/// Counters of the whole network; what was sent was sent to guests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
     #[serde(rename = "BytesSent")]
@@ -44,7 +44,7 @@ pub struct Flow {
     pub state: String,
 }
 
-/// A port or socket of the host that leads to a guest.
+/// A port or socket of the host that leads to a guest, as gvisor-tap-vsock tells of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForwardEntry {
     pub local: String,
@@ -61,14 +61,6 @@ pub struct ForwardRequest {
     /// `tcp` if empty, `udp`, or `unix`.
     #[serde(default)]
     pub protocol: String,
-}
-
-/// A guest that said who it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Guest {
-    pub name: Option<String>,
-    pub mac: String,
-    pub addresses: Vec<IpAddr>,
 }
 
 /// How the API names what a forward listens for.

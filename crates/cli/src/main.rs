@@ -4,11 +4,14 @@
 #![forbid(unsafe_code)]
 
 mod dns;
+mod forward;
 mod names;
 mod netd;
 mod network;
+mod place;
 mod run;
 mod schema;
+mod units;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -27,6 +30,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Dns(dns::Args),
+    Forward(forward::Args),
     Netd(Box<netd::Args>),
     Network(network::Args),
     Run(Box<run::Args>),
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Dns(args) => dns::run(&args),
+        Command::Forward(args) => forward::run(&args),
         Command::Netd(args) => netd::run(&args),
         Command::Network(args) => network::run(&args),
         Command::Run(args) => run::run(*args),

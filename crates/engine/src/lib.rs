@@ -40,7 +40,7 @@ use vmlan_wire::{Frame, FrameBatch, OutFrame};
 pub use config::Config;
 pub use flow::tcp::DialId;
 pub use flow::udp::{RelayId, Relayed};
-pub use forward::{Forward, ForwardId, parse_forward, parse_publish};
+pub use forward::{Forward, ForwardId, parse_forward, parse_listen, parse_publish};
 pub use gateway::SavedLease;
 pub use io::{Failure, Host, Io, Links, PortId, Readiness, SockId, Token};
 pub use stats::{Drop, Stats};

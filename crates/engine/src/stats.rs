@@ -120,6 +120,11 @@ impl Stats {
         self.dropped.get(reason as usize).copied().unwrap_or(0)
     }
 
+    /// The counts of all reasons, in the order of [`Drop::ALL`].
+    pub fn all_dropped(&self) -> &[u64; Drop::ALL.len()] {
+        &self.dropped
+    }
+
     /// Each reason that occurred, with its count.
     pub fn drops(&self) -> impl Iterator<Item = (Drop, u64)> {
         Drop::ALL.into_iter().map(|r| (r, self.dropped(r))).filter(|(_, n)| *n > 0)

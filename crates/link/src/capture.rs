@@ -14,7 +14,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use rustix::fs::{Mode, OFlags};
 use vmlan_wire::{FrameBatch, OutFrame};
 
-use crate::{Flushed, Link, LinkCaps, PeerId, Recv};
+use crate::{Flushed, Link, LinkCaps, LinkKind, PeerId, Recv};
 
 /// Kept for a pipe whose reader is slow; what comes above it is left out.
 const PENDING_MAX: usize = 4 * 1024 * 1024;
@@ -73,6 +73,10 @@ pub struct Captured<L> {
 }
 
 impl<L: Link> Link for Captured<L> {
+    fn kind(&self) -> LinkKind {
+        self.link.kind()
+    }
+
     fn caps(&self) -> LinkCaps {
         self.link.caps()
     }

@@ -18,7 +18,7 @@ use vmlan_wire::{FrameBatch, Offload, OutFrame};
 use crate::framing::MIN_FRAME;
 use crate::messages::{self, Message, SendError};
 use crate::packet::Room;
-use crate::{CloseReason, Flushed, Link, LinkCaps, PeerId, Recv};
+use crate::{CloseReason, Flushed, Link, LinkCaps, LinkKind, PeerId, Recv};
 
 /// Guests on one socket. Beyond that, the one that has been silent for longest has to go.
 pub const MAX_PEERS: usize = 1024;
@@ -155,6 +155,10 @@ impl DatagramLink {
 }
 
 impl Link for DatagramLink {
+    fn kind(&self) -> LinkKind {
+        LinkKind::Datagram
+    }
+
     fn caps(&self) -> LinkCaps {
         LinkCaps::default()
     }

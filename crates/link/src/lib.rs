@@ -49,6 +49,29 @@ pub struct LinkCaps {
     pub tso6: bool,
 }
 
+/// What a guest is attached by, for those who look at a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    Tap,
+    /// A UNIX stream socket, with a length before each frame.
+    Stream,
+    /// UNIX datagrams, each a frame.
+    Datagram,
+    /// A connected socket that keeps the bounds of frames.
+    Packet,
+}
+
+impl LinkKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tap => "tap",
+            Self::Stream => "stream",
+            Self::Datagram => "datagram",
+            Self::Packet => "packet",
+        }
+    }
+}
+
 /// Outcome of [`Link::recv`].
 #[derive(Debug)]
 pub enum Recv {
@@ -75,6 +98,8 @@ pub enum Flushed {
 
 /// The way to one guest, or to several that share a descriptor.
 pub trait Link: std::fmt::Debug + Send {
+    fn kind(&self) -> LinkKind;
+
     fn caps(&self) -> LinkCaps;
 
     /// What to poll, edge-triggered, for reading and writing.
@@ -112,6 +137,10 @@ pub trait Link: std::fmt::Debug + Send {
 }
 
 impl<L: Link + ?Sized> Link for Box<L> {
+    fn kind(&self) -> LinkKind {
+        (**self).kind()
+    }
+
     fn caps(&self) -> LinkCaps {
         (**self).caps()
     }

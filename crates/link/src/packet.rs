@@ -11,7 +11,7 @@ use vmlan_wire::{FrameBatch, OutFrame};
 
 use crate::messages::{self, SendError};
 use crate::ready::is_writable;
-use crate::{CloseReason, Flushed, Link, LinkCaps, PeerId, Recv};
+use crate::{CloseReason, Flushed, Link, LinkCaps, LinkKind, PeerId, Recv};
 
 /// When a full queue is tried again of which no event tells: a datagram peer's own on Linux, the
 /// system's on macOS (ENOBUFS).
@@ -38,6 +38,10 @@ impl PacketLink {
 }
 
 impl Link for PacketLink {
+    fn kind(&self) -> LinkKind {
+        LinkKind::Packet
+    }
+
     fn caps(&self) -> LinkCaps {
         LinkCaps::default()
     }

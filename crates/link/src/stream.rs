@@ -16,7 +16,7 @@ use vmlan_wire::{FrameBatch, OutFrame};
 
 use crate::framing::{Deframer, Framing, LENGTH, MIN_FRAME, Progress};
 use crate::ready::is_writable;
-use crate::{CloseReason, Flushed, Link, LinkCaps, PeerId, Recv};
+use crate::{CloseReason, Flushed, Link, LinkCaps, LinkKind, PeerId, Recv};
 
 /// A frame of this size is worth more than the copy that would save its place in the vector.
 const GATHER_MIN: usize = 8 * 1024;
@@ -150,6 +150,10 @@ impl StreamLink {
 }
 
 impl Link for StreamLink {
+    fn kind(&self) -> LinkKind {
+        LinkKind::Stream
+    }
+
     fn caps(&self) -> LinkCaps {
         LinkCaps::default()
     }

@@ -3,6 +3,7 @@
 //!
 //! Every step is bounded, and what is left over keeps the next pass from waiting.
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant as SystemInstant};
 
@@ -17,6 +18,7 @@ use vmlan_wire::{FrameBatch, Mac};
 use crate::DaemonError;
 use crate::clock::Clock;
 use crate::ports::{LinkId, Ports, Turn};
+use crate::pulse::Pulse;
 
 /// Storage for the frames of one read. Memory is used only as far as reads reach.
 const BATCH: usize = 640 * 1024;
@@ -49,12 +51,25 @@ pub(crate) struct Core {
     leaving: Vec<(LinkId, Instant)>,
     /// Somebody wants the network to be there without a guest.
     pub(crate) held: bool,
+    /// What clients of the control API said of the forwards that they opened.
+    pub(crate) labels: HashMap<ForwardId, Label>,
+    pub(crate) pulse: Pulse,
+}
+
+/// A forward as who opened it wrote it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Label {
+    /// Where it listens.
+    pub(crate) local: Option<String>,
+    /// The guest that it goes with.
+    pub(crate) guest: Option<Mac>,
 }
 
 /// A guest that said who it is.
 #[derive(Clone, Debug)]
 pub(crate) struct GuestInfo {
     pub(crate) mac: Mac,
+    pub(crate) port: PortId,
     pub(crate) name: Option<String>,
     pub(crate) addresses: (Ipv4Addr, Ipv6Addr),
 }
@@ -86,6 +101,8 @@ impl Core {
             guests: Vec::new(),
             leaving: Vec::new(),
             held: false,
+            labels: HashMap::new(),
+            pulse: Pulse::new(clock.now()),
         }
     }
 
@@ -134,7 +151,18 @@ impl Core {
         engine.add_forward(forward, &mut io).map_err(ForwardError::Refused)
     }
 
+    /// Closes the forwards that were to go with a guest.
+    pub(crate) fn remove_forwards_of(&mut self, guest: Mac) {
+        let labels = self.labels.iter();
+        let ids: Vec<_> =
+            labels.filter(|(_, l)| l.guest == Some(guest)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.remove_forward(id);
+        }
+    }
+
     pub(crate) fn remove_forward(&mut self, id: ForwardId) -> bool {
+        self.labels.remove(&id);
         let (engine, mut io) = engine!(self);
         engine.remove_forward(id, &mut io)
     }
@@ -142,6 +170,13 @@ impl Core {
     /// Starts a pass.
     pub(crate) fn tick(&mut self) {
         self.now = self.clock.now();
+    }
+
+    /// Ends a pass, and returns when that was.
+    pub(crate) fn end_pass(&mut self) -> Instant {
+        let now = self.clock.now();
+        self.pulse.beat(self.now, now);
+        now
     }
 
     /// An event of a socket that the host crate opened for itself.
@@ -201,12 +236,32 @@ impl Core {
                 }
             };
             if let Some(port) = port {
-                let (engine, mut io) = engine!(self);
-                engine.handle_frames(port, &self.batch, &mut io);
+                self.handle_frames(port);
             }
             for port in self.ports.take_gone(index) {
                 let (engine, mut io) = engine!(self);
                 engine.remove_port(port, &mut io);
+            }
+        }
+    }
+
+    /// What the engine counts meanwhile is the port's.
+    fn handle_frames(&mut self, port: PortId) {
+        let count = |engine: &Engine| {
+            let stats = engine.stats();
+            (stats.frames_in, stats.bytes_in, *stats.all_dropped())
+        };
+        let (frames, bytes, dropped) = count(&self.engine);
+        let (engine, mut io) = engine!(self);
+        engine.handle_frames(port, &self.batch, &mut io);
+        let after = count(&self.engine);
+        let Some(traffic) = self.ports.traffic_mut(port) else { return };
+        traffic.from_guest.0 += after.0 - frames;
+        traffic.from_guest.1 += after.1 - bytes;
+        if after.2 != dropped {
+            for (sum, (now, before)) in traffic.dropped.iter_mut().zip(after.2.iter().zip(dropped))
+            {
+                *sum += now - before;
             }
         }
     }

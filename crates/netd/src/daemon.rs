@@ -7,7 +7,7 @@ use std::time::{Duration, Instant as SystemInstant};
 
 use mio::event::Event;
 use mio::{Events, Poll};
-use vmlan_engine::{Config, Engine, Forward, ForwardId};
+use vmlan_engine::{Config, Engine, Forward, ForwardId, Instant};
 use vmlan_host::Sockets;
 use vmlan_link::Link;
 use vmlan_link::capture::Capture;
@@ -179,18 +179,23 @@ impl Daemon {
     pub fn run(&mut self) -> Result<(), DaemonError> {
         let mut events = Events::with_capacity(EVENTS);
         let mut finish_by = None;
+        self.core.tick();
         loop {
+            let now = self.core.end_pass();
             let timeout = match finish_by {
-                None => self.next_timeout(),
+                None => self.next_timeout(now),
                 Some(_) if self.core.is_settled() => Some(Duration::ZERO),
                 Some(by) => {
-                    let left = Clock::wait(self.core.clock.now(), by);
-                    Some(self.next_timeout().map_or(left, |next| next.min(left)))
+                    let left = Clock::wait(now, by);
+                    Some(self.next_timeout(now).map_or(left, |next| next.min(left)))
                 }
             };
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+                    self.core.tick();
+                    continue;
+                }
                 Err(e) => return Err(DaemonError::io("cannot poll")(e)),
             }
             self.core.tick();
@@ -291,7 +296,7 @@ impl Daemon {
     }
 
     /// How long the poll may wait.
-    fn next_timeout(&self) -> Option<Duration> {
+    fn next_timeout(&self, now: Instant) -> Option<Duration> {
         let control = self.control.as_ref().and_then(Control::next_timeout);
         let joins = self.joins.as_ref().and_then(Joins::next_timeout);
         let over = self.idle.and_then(|idle| Some(idle.since? + idle.grace));
@@ -300,7 +305,7 @@ impl Daemon {
         let own = own.map(|at| self.core.clock.at(at));
         let leases = self.leases.as_ref().and_then(|l| l.next_timeout(&self.core.engine));
         let next = [own, leases, self.core.next_timeout()].into_iter().flatten().min()?;
-        Some(Clock::wait(self.core.clock.now(), next))
+        Some(Clock::wait(now, next))
     }
 
     fn handle_timeout(&mut self) {

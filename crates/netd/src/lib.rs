@@ -24,6 +24,7 @@ mod network;
 mod peer;
 mod pidfile;
 mod ports;
+mod pulse;
 mod signals;
 mod token;
 mod unix_path;

@@ -13,8 +13,8 @@ use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use slab::Slab;
-use vmlan_engine::{Links, PortCaps, PortId};
-use vmlan_link::{Flushed, Link, PeerId, Recv};
+use vmlan_engine::{Drop, Links, PortCaps, PortId};
+use vmlan_link::{Flushed, Link, LinkKind, PeerId, Recv};
 use vmlan_wire::{FrameBatch, OutFrame};
 
 use crate::token::Owner;
@@ -66,11 +66,32 @@ struct Entry {
 }
 
 /// A guest behind a link.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Guest {
     port: PortId,
     /// It was sent more than the link took.
     full: bool,
+    since: SystemInstant,
+    traffic: Traffic,
+}
+
+/// What has passed a port.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Traffic {
+    /// Frames and bytes.
+    pub(crate) from_guest: (u64, u64),
+    pub(crate) to_guest: (u64, u64),
+    /// What was dropped of what came from the guest, in the order of [`Drop::ALL`].
+    pub(crate) dropped: [u64; Drop::ALL.len()],
+}
+
+/// A port for those who look.
+#[derive(Debug)]
+pub(crate) struct PortView<'a> {
+    pub(crate) port: PortId,
+    pub(crate) kind: LinkKind,
+    pub(crate) since: SystemInstant,
+    pub(crate) traffic: &'a Traffic,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -170,8 +191,29 @@ impl Ports {
     /// Binds a guest of a link to its port.
     pub(crate) fn bind(&mut self, index: u32, peer: PeerId, port: PortId) {
         let Some(entry) = self.links.get_mut(index as usize) else { return };
-        set(&mut entry.guests, peer.0 as usize, Guest { port, full: false });
+        let guest =
+            Guest { port, full: false, since: SystemInstant::now(), traffic: Traffic::default() };
+        set(&mut entry.guests, peer.0 as usize, guest);
         set(&mut self.places, usize::from(port.0), Place { link: index, peer });
+    }
+
+    /// The counters of a port.
+    pub(crate) fn traffic_mut(&mut self, port: PortId) -> Option<&mut Traffic> {
+        let place = self.places.get(usize::from(port.0)).copied().flatten()?;
+        let entry = self.links.get_mut(place.link as usize)?;
+        entry.guests.get_mut(place.peer.0 as usize)?.as_mut().map(|guest| &mut guest.traffic)
+    }
+
+    /// Every port that has a guest.
+    pub(crate) fn views(&self) -> impl Iterator<Item = PortView<'_>> {
+        self.links.iter().flat_map(|(_, entry)| {
+            entry.guests.iter().flatten().map(|guest| PortView {
+                port: guest.port,
+                kind: entry.link.kind(),
+                since: guest.since,
+                traffic: &guest.traffic,
+            })
+        })
     }
 
     /// Ports of guests that have left a link without its end.
@@ -227,7 +269,7 @@ impl Ports {
         let hung_up = entry.hung_up;
         let turn = match received {
             Recv::Frames { peer, more } => {
-                let guest = entry.guests.get(peer.0 as usize).copied().flatten();
+                let guest = entry.guests.get(peer.0 as usize).and_then(Option::as_ref);
                 let turn = match guest {
                     Some(guest) => Turn::Frames(guest.port),
                     None if batch.is_empty() || peer.0 >= MAX_PEERS => Turn::Nothing,
@@ -367,10 +409,11 @@ impl Links for Ports {
                 taken += entry.link.send(place.peer, rest);
             }
         }
-        if taken < frames.len()
-            && let Some(Some(guest)) = entry.guests.get_mut(place.peer.0 as usize)
-        {
-            guest.full = true;
+        if let Some(Some(guest)) = entry.guests.get_mut(place.peer.0 as usize) {
+            let (frames_sent, bytes) = &mut guest.traffic.to_guest;
+            *frames_sent += taken as u64;
+            *bytes += frames.iter().take(taken).map(OutFrame::len).sum::<usize>() as u64;
+            guest.full |= taken < frames.len();
         }
         self.set_dirty(place.link);
         taken

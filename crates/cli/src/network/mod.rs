@@ -5,6 +5,7 @@ mod create;
 pub(crate) mod daemon;
 mod delete;
 mod list;
+mod live;
 mod show;
 
 use std::process::ExitCode;

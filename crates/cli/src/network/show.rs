@@ -4,11 +4,14 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use serde::Serialize;
+use vmlan_api::{Client, ClientError};
 use vmlan_config::{LimaHome, Mode, Network, NetworksFile, overlap, routes, users_of};
 use vmlan_engine::config::{Ipv4Net, Ipv6Net};
 
 use crate::Failure;
 use crate::network::list::Line;
+use crate::network::live;
+use crate::place;
 
 /// Show everything about a network.
 #[derive(Debug, clap::Args)]
@@ -41,6 +44,9 @@ struct Shown<'a> {
     overlaps: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     daemon: Option<Daemon>,
+    /// What the daemon tells, while there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live: Option<vmlan_api::network::Network>,
 }
 
 #[derive(Debug, Serialize)]
@@ -84,7 +90,14 @@ fn shown<'a>(
         let routes = routes::read().unwrap_or_default();
         overlap::find(subnet.net(), &network.name, &file.networks, &routes)
     });
+    let live = match Client::new(&home.network(&network.name).endpoint).get("/v1/network") {
+        _ if !user_mode => None,
+        Ok(live) => Some(live),
+        Err(ClientError::NoDaemon) => None,
+        Err(error) => return Err(place::failed(&network.name)(error)),
+    };
     Ok(Shown {
+        live,
         line: Line::new(network),
         subnet: network.subnet().map(|subnet| subnet.net().to_string()),
         services: network.subnet().filter(|_| user_mode).map(|subnet| {
@@ -161,6 +174,12 @@ fn text(shown: &Shown<'_>) -> String {
         for (name, path) in files {
             row(name, &path.display().to_string());
         }
+        if shown.live.is_none() {
+            row("daemon", "none now: one comes with the first guest");
+        }
+    }
+    if let Some(live) = &shown.live {
+        out.push_str(&live::text(live));
     }
     out
 }

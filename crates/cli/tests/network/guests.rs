@@ -15,14 +15,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const LAB: &str = "networks:\n  lab: {mode: user-v2, gateway: 10.71.0.1}\n";
 
 /// A home whose daemons end with it.
-struct Lab(Home);
+pub(crate) struct Lab(pub(crate) Home);
 
 impl Lab {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Home::with(LAB))
     }
 
-    fn pid(&self) -> Option<Pid> {
+    pub(crate) fn pid(&self) -> Option<Pid> {
         let path = self.0.path("_networks/lab/usernet_lab.pid");
         Pid::from_raw(fs::read_to_string(path).ok()?.trim().parse().ok()?)
     }
@@ -62,14 +62,14 @@ impl Drop for Lab {
 }
 
 /// A shell in a guest.
-struct Guest {
+pub(crate) struct Guest {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
 }
 
 impl Guest {
-    fn start(lab: &Lab, args: &[&str]) -> Self {
+    pub(crate) fn start(lab: &Lab, args: &[&str]) -> Self {
         let mut command = lab.run(args);
         command.args(["--", "sh"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -81,7 +81,7 @@ impl Guest {
     }
 
     /// The line that a command of the shell says.
-    fn line(&mut self, command: &str) -> String {
+    pub(crate) fn line(&mut self, command: &str) -> String {
         writeln!(self.input, "{command}").unwrap();
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
@@ -100,7 +100,7 @@ impl Drop for Guest {
     }
 }
 
-fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(answer) = ask() {
@@ -111,7 +111,7 @@ fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-const SERVE: &str = "busybox nc -l -p 8000 -e echo hello >/dev/null 2>&1 & echo started";
+pub(crate) const SERVE: &str = "busybox nc -l -p 8000 -e echo hello >/dev/null 2>&1 & echo started";
 
 #[test]
 fn guests_reach_each_other_by_name_and_the_daemon_goes_with_them() {

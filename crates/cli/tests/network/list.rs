@@ -83,6 +83,7 @@ pid file    {dir}/usernet_lab.pid
 stdout      {dir}/usernet.lab.stdout.log
 stderr      {dir}/usernet.lab.stderr.log
 leases      {dir}/leases.json
+daemon      none now: one comes with the first guest
 ",
         file = file.display(),
         dir = dir.display()

@@ -3,6 +3,8 @@
 mod choose;
 mod edits;
 #[cfg(target_os = "linux")]
+mod forwards;
+#[cfg(target_os = "linux")]
 mod guests;
 mod list;
 mod support;

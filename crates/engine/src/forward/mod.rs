@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-pub use parse::{parse_forward, parse_publish};
+pub use parse::{parse_forward, parse_listen, parse_publish};
 
 use crate::config::Config;
 use crate::flow::slots::Slots;

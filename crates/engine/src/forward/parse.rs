@@ -32,35 +32,36 @@ pub fn parse_forward(text: &str, guest: IpAddr) -> Result<Vec<Forward>, String> 
     let (target, udp) = protocol(target)?;
     let to = Side::parse(target, guest)?;
     if is_path(listen) {
-        let path = listen.strip_prefix("unix:").unwrap_or(listen);
-        if udp {
-            return Err("a UNIX socket leads to TCP ports only".into());
-        }
-        if !path.starts_with('/') && !path.starts_with("./") {
-            return Err(format!("`{path}` is not a path that starts with / or ./"));
-        }
-        if keep {
-            return Err("the clients of a UNIX socket have no address to keep".into());
-        }
-        if to.first != to.last {
-            return Err(format!("one socket cannot lead to the ports {}", to.ports()));
-        }
-        let listen = ListenAddr::Unix(path.into());
-        let guest = SocketAddr::new(to.ip, to.first);
-        return Ok(vec![Forward { listen, guest, keep_source: keep }]);
+        return socket(listen, &to, udp, keep);
     }
     pairs(&Side::parse_listen(listen)?, &to, udp, keep)
 }
 
-/// Parses `[HOSTIP:]HOSTPORT:GUESTPORT[/udp]` for a guest; the host's side is 127.0.0.1 if not said.
-/// The error names the part that is wrong, not the whole.
+/// Parses `[HOSTIP:]HOSTPORT:GUESTPORT[/udp]` for a guest, or `PATH:GUESTPORT`; the host's side is
+/// 127.0.0.1 if not said. The error names the part that is wrong, not the whole.
 pub fn parse_publish(text: &str, guest: IpAddr) -> Result<Vec<Forward>, String> {
+    const FORM: &str = "this should be [HOSTIP:]HOSTPORT:GUESTPORT, as in 8080:80";
+    if is_path(text) {
+        let (path, target) = text.rsplit_once(':').ok_or(FORM)?;
+        let (target, udp) = protocol(target)?;
+        return socket(path, &Side::ports_of(target, guest)?, udp, false);
+    }
     let (body, udp) = protocol(text)?;
-    let Some((listen, target)) = body.rsplit_once(':') else {
-        return Err("this should be [HOSTIP:]HOSTPORT:GUESTPORT, as in 8080:80".into());
-    };
+    let (listen, target) = body.rsplit_once(':').ok_or(FORM)?;
     let to = Side::ports_of(target, guest)?;
     pairs(&Side::parse_listen(listen)?, &to, udp, false)
+}
+
+/// Parses where forwards listen: `[HOSTIP:]PORT[/udp]`, a range of ports, or a path. The error names
+/// the part that is wrong, not the whole.
+pub fn parse_listen(text: &str) -> Result<Vec<ListenAddr>, String> {
+    if is_path(text) {
+        return Ok(vec![ListenAddr::Unix(path(text)?.into())]);
+    }
+    let (body, udp) = protocol(text)?;
+    let from = Side::parse_listen(body)?;
+    let listen = |port| listen(from.ip, port, udp);
+    Ok((from.first..=from.last).map(listen).collect())
 }
 
 fn is_path(text: &str) -> bool {
@@ -148,16 +149,47 @@ fn protocol(text: &str) -> Result<(&str, bool), String> {
     }
 }
 
+/// A forward from a UNIX socket.
+fn socket(text: &str, to: &Side, udp: bool, keep: bool) -> Result<Vec<Forward>, String> {
+    if udp {
+        return Err("a UNIX socket leads to TCP ports only".into());
+    }
+    let path = path(text)?;
+    if keep {
+        return Err("the clients of a UNIX socket have no address to keep".into());
+    }
+    if to.first != to.last {
+        return Err(format!("one socket cannot lead to the ports {}", to.ports()));
+    }
+    let listen = ListenAddr::Unix(path.into());
+    let guest = SocketAddr::new(to.ip, to.first);
+    Ok(vec![Forward { listen, guest, keep_source: keep }])
+}
+
+fn path(text: &str) -> Result<&str, String> {
+    let path = text.strip_prefix("unix:").unwrap_or(text);
+    if path.starts_with('/') || path.starts_with("./") {
+        Ok(path)
+    } else {
+        Err(format!("`{path}` is not a path that starts with / or ./"))
+    }
+}
+
+fn listen(ip: IpAddr, port: u16, udp: bool) -> ListenAddr {
+    let addr = SocketAddr::new(ip, port);
+    if udp { ListenAddr::Udp(addr) } else { ListenAddr::Tcp(addr) }
+}
+
 /// One forward for each pair of ports.
 fn pairs(from: &Side, to: &Side, udp: bool, keep: bool) -> Result<Vec<Forward>, String> {
     if from.count() != to.count() {
         let (from, to) = (from.ports(), to.ports());
         return Err(format!("the ranges {from} and {to} are not of one length"));
     }
-    let pair = |(from_port, to_port)| {
-        let listen = SocketAddr::new(from.ip, from_port);
-        let listen = if udp { ListenAddr::Udp(listen) } else { ListenAddr::Tcp(listen) };
-        Forward { listen, guest: SocketAddr::new(to.ip, to_port), keep_source: keep }
+    let pair = |(from_port, to_port)| Forward {
+        listen: listen(from.ip, from_port, udp),
+        guest: SocketAddr::new(to.ip, to_port),
+        keep_source: keep,
     };
     Ok((from.first..=from.last).zip(to.first..=to.last).map(pair).collect())
 }
@@ -258,6 +290,8 @@ mod tests {
             ("0.0.0.0:8080:80", &["0.0.0.0:8080 -> 192.168.5.15:80"]),
             ("[::1]:8080:80", &["[::1]:8080 -> 192.168.5.15:80"]),
             ("5353:53/udp", &["127.0.0.1:5353/udp -> 192.168.5.15:53"]),
+            ("/run/a:b.sock:80", &["/run/a:b.sock -> 192.168.5.15:80"]),
+            ("unix:./a.sock:80", &["./a.sock -> 192.168.5.15:80"]),
             (
                 "10.0.0.1:8000-8001:9000-9001",
                 &["10.0.0.1:8000 -> 192.168.5.15:9000", "10.0.0.1:8001 -> 192.168.5.15:9001"],
@@ -276,8 +310,31 @@ mod tests {
             ("a:80:80", "`a` is not an IP address"),
             ("80:80/x", "`x` is not a protocol"),
             ("8000-8001:80", "not of one length"),
+            ("/run/a.sock", "[HOSTIP:]HOSTPORT:GUESTPORT"),
+            ("/run/a.sock:80/udp", "TCP ports only"),
+            ("unix:run/a.sock:80", "`run/a.sock` is not a path that starts"),
         ] {
             let error = parse_publish(text, GUEST).expect_err(text);
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn places_to_listen() {
+        for (text, expected) in [
+            ("8080", &["127.0.0.1:8080"][..]),
+            (":53/udp", &["0.0.0.0:53/udp"]),
+            ("[::1]:80-82", &["[::1]:80", "[::1]:81", "[::1]:82"]),
+            ("unix:/run/a.sock", &["/run/a.sock"]),
+            ("./a.sock", &["./a.sock"]),
+        ] {
+            let parsed = parse_listen(text).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(parsed.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
+        }
+        for (text, part) in
+            [("", "`` is not a port"), ("8080:80", "`8080` is not an IP"), ("80/x", "`x` is not")]
+        {
+            let error = parse_listen(text).expect_err(text);
             assert!(error.contains(part), "{text}: {error}");
         }
     }

@@ -14,7 +14,7 @@ use vmlan_wire::frame::Checksum;
 use vmlan_wire::segment::{Train, complete};
 use vmlan_wire::{Frame, FrameBatch, Offload, OutFrame};
 
-use crate::{Flushed, Link, LinkCaps, PeerId, Recv};
+use crate::{Flushed, Link, LinkCaps, LinkKind, PeerId, Recv};
 use channel::Channel;
 pub use spec::{FaultError, Faults};
 
@@ -92,6 +92,10 @@ impl<L: Link> Faulty<L> {
 }
 
 impl<L: Link> Link for Faulty<L> {
+    fn kind(&self) -> LinkKind {
+        self.link.kind()
+    }
+
     fn caps(&self) -> LinkCaps {
         LinkCaps::default()
     }

@@ -19,7 +19,7 @@ use vmlan_wire::{FrameBatch, Offload, OutFrame};
 
 use crate::framing::MAX_FRAME;
 use crate::ready::is_writable;
-use crate::{CloseReason, Flushed, Link, LinkCaps, PeerId, Recv};
+use crate::{CloseReason, Flushed, Link, LinkCaps, LinkKind, PeerId, Recv};
 
 pub use configure::{ConfigureError, InterfaceConfig, configure_interface};
 pub use netns::{NetnsError, open_in_netns};
@@ -132,6 +132,10 @@ impl TapLink {
 }
 
 impl Link for TapLink {
+    fn kind(&self) -> LinkKind {
+        LinkKind::Tap
+    }
+
     fn caps(&self) -> LinkCaps {
         let able = self.vnet_header;
         LinkCaps { checksum: able, tso4: able, tso6: able }

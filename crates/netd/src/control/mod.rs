@@ -3,6 +3,7 @@
 //! can keep the network waiting or make the daemon grow.
 
 mod action;
+mod view;
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -20,7 +21,7 @@ use crate::peer;
 use crate::token::Owner;
 use crate::unix_path::{self, BindError, SocketPath};
 pub(crate) use action::Handover;
-use action::{Labels, Outcome};
+use action::Outcome;
 
 const MAX_CLIENTS: usize = 16;
 
@@ -34,7 +35,6 @@ pub(crate) struct Control {
     listener: UnixListener,
     _path: SocketPath,
     clients: Slab<Client>,
-    labels: Labels,
 }
 
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl Control {
         let fd = listener.as_raw_fd();
         let token = Owner::ControlListener.token();
         registry.register(&mut SourceFd(&fd), token, Interest::READABLE).map_err(failed)?;
-        Ok(Self { listener, _path: path, clients: Slab::new(), labels: Labels::new() })
+        Ok(Self { listener, _path: path, clients: Slab::new() })
     }
 
     /// Takes new clients, as many as there is room for; the others wait in the backlog.
@@ -109,7 +109,7 @@ impl Control {
         core: &mut Core,
     ) -> Option<Handed> {
         let client = self.clients.get_mut(index as usize)?;
-        let progress = client.go_on(core, &mut self.labels);
+        let progress = client.go_on(core);
         if matches!(progress, Ok(Progress::Waiting)) {
             return None;
         }
@@ -133,14 +133,14 @@ impl Control {
 }
 
 impl Client {
-    fn go_on(&mut self, core: &mut Core, labels: &mut Labels) -> io::Result<Progress> {
+    fn go_on(&mut self, core: &mut Core) -> io::Result<Progress> {
         if self.output.is_none() {
             let ended = self.read()?;
             let response = match Request::parse(&self.input) {
                 Ok(None) if ended => return Ok(Progress::Done),
                 Ok(None) => return Ok(Progress::Waiting),
                 Ok(Some(request)) => match Action::of(&request) {
-                    Ok(action) => match action::run(action, core, labels) {
+                    Ok(action) => match action::run(action, core) {
                         Outcome::Answer(response) => response,
                         Outcome::Handover(to) => {
                             let len = request.len;

@@ -231,6 +231,7 @@ impl Client {
 impl Guest {
     fn leave(self, core: &mut Core) {
         core.guests.retain(|guest| guest.mac != self.mac);
+        core.remove_forwards_of(self.mac);
         for forward in self.forwards {
             core.remove_forward(forward);
         }
@@ -295,7 +296,7 @@ fn welcome(
             let _ = names.add(name, &Target::Address(address));
         }
     }
-    let info = GuestInfo { mac, name: hello.name, addresses };
+    let info = GuestInfo { mac, port, name: hello.name, addresses };
     core.guests.push(info);
     Ok((described(core, addresses), Some(guest)))
 }

@@ -1,0 +1,139 @@
+//! Forwards of a running network, and what `vmlan network show` tells of one.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+
+use crate::guests::{Guest, Lab, SERVE, eventually};
+use crate::support::Said;
+
+fn forward(lab: &Lab, args: &[&str]) -> Said {
+    lab.0.vmlan(&[&["forward"], args].concat(), "")
+}
+
+/// Ports that nobody has, next to each other.
+fn free_ports(count: u16) -> u16 {
+    loop {
+        let first = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = first.local_addr().unwrap().port();
+        let rest = (1..count).map(|n| TcpListener::bind(("127.0.0.1", port.saturating_add(n))));
+        if rest.collect::<Result<Vec<_>, _>>().is_ok() {
+            return port;
+        }
+    }
+}
+
+fn hello(mut stream: impl Read) -> Option<String> {
+    let mut line = String::new();
+    BufReader::new(&mut stream).read_line(&mut line).ok().filter(|n| *n > 0).map(|_| line)
+}
+
+#[test]
+fn a_guests_forwards_come_and_go_with_it() {
+    let lab = Lab::new();
+    let mut web = Guest::start(&lab, &["--name", "web"]);
+    let _other = Guest::start(&lab, &["--name", "other"]);
+    assert_eq!(web.line(SERVE), "started");
+    let port = free_ports(3);
+    let (socket, range) = (lab.0.path("web.sock"), format!("{}-{}", port + 1, port + 2));
+    let (tcp, ranges) = (format!("{port}:8000"), format!("{range}:8000-8001"));
+    let unix = format!("{}:8000", socket.display());
+    assert_eq!(forward(&lab, &["add", "web", &tcp, &ranges, &unix]).quiet(), "");
+    let said = eventually("an answer", || hello(TcpStream::connect(("127.0.0.1", port)).ok()?));
+    assert_eq!(said, "hello\n");
+    assert_eq!(web.line(SERVE), "started");
+    let said = eventually("an answer", || hello(UnixStream::connect(&socket).ok()?));
+    assert_eq!(said, "hello\n");
+
+    let table = forward(&lab, &["list"]).quiet();
+    assert_eq!(table.lines().count(), 5, "{table}");
+    let row = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let listen = format!("127.0.0.1:{port}");
+    let want = ["lab", "tcp", &listen, "10.71.0.4:8000", "web"];
+    assert!(table.lines().any(|line| row(line) == want), "{table}");
+    let json = forward(&lab, &["list", "--json", "lab"]).quiet();
+    let first: serde_json::Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
+    assert_eq!(first["network"], "lab");
+    assert_eq!((json.lines().count(), &first["guest"]), (4, &"web".into()));
+
+    // Nobody takes another's away, and all of it goes or nothing.
+    let error = forward(&lab, &["remove", "other", &port.to_string()]).failed(1);
+    assert!(error.contains("not to other"), "{error}");
+    let error = forward(&lab, &["remove", "web", &port.to_string(), "1"]).failed(1);
+    assert!(error.contains("127.0.0.1:1: no forward listens there"), "{error}");
+    assert_eq!(forward(&lab, &["list"]).quiet().lines().count(), 5);
+    assert_eq!(forward(&lab, &["remove", "lab", &range]).quiet(), "");
+    assert_eq!(forward(&lab, &["list"]).quiet().lines().count(), 3);
+
+    drop(web);
+    eventually("the forwards' end", || forward(&lab, &["list"]).quiet().is_empty().then_some(()));
+    assert!(!socket.exists());
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+}
+
+#[test]
+fn what_cannot_be_forwarded_is_told() {
+    let lab = Lab::new();
+    let error = forward(&lab, &["add", "lab", "1=10.71.0.4:1"]).failed(1);
+    assert!(error.contains("network `lab` has no daemon now"), "{error}");
+    let error = forward(&lab, &["add", "nobody", "1:1"]).failed(1);
+    assert!(error.contains("no network `nobody`, and no guest `nobody`"), "{error}");
+    let error = forward(&lab, &["list", "nobody"]).failed(1);
+    assert!(error.contains("there is lab"), "{error}");
+    let nothing = forward(&lab, &["list"]);
+    assert_eq!((nothing.code, nothing.out.as_str()), (Some(0), ""));
+
+    let _web = Guest::start(&lab, &["--name", "web"]);
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let free = free_ports(1);
+    let (free, taken) = (format!("{free}:80"), format!("{port}:80"));
+    let error = forward(&lab, &["add", "web", &free, &taken]).failed(1);
+    assert!(error.contains(&port.to_string()), "{error}");
+    assert!(error.contains(&format!("(pid {})", std::process::id())), "{error}");
+    assert_eq!(forward(&lab, &["list"]).quiet(), "", "none of them, then");
+    assert_eq!(forward(&lab, &["add", "lab/web", &free]).quiet(), "");
+    let error = forward(&lab, &["add", "web", &free]).failed(1);
+    assert!(error.contains("leads to 10.71.0.4:80 on this network already"), "{error}");
+    for (args, want) in [
+        (["add", "web", "80"], "`80`: this should be"),
+        (["add", "web", "80=10.71.0.9:80"], "10.71.0.9 is not an address of web's"),
+        (["add", "lab", "80=80"], "which guest's port"),
+        (["remove", "web", "x"], "`x` is not a port"),
+    ] {
+        let error = forward(&lab, &args).failed(2);
+        assert!(error.contains(want), "{args:?}: {error}");
+    }
+    let error = forward(&lab, &["add", "lab", "80=192.168.9.9:80"]).failed(1);
+    assert!(error.contains("192.168.9.9 is not a guest's address in 10.71.0.0/24"), "{error}");
+    let error = forward(&lab, &["add", "lab/none", "80:80"]).failed(1);
+    assert!(error.contains("no guest `none` is on network `lab`"), "{error}");
+}
+
+#[test]
+fn a_running_network_is_shown() {
+    let lab = Lab::new();
+    let show = |args: &[&str]| lab.0.network(&[&["show", "lab"], args].concat()).quiet();
+    assert!(show(&[]).contains("daemon      none now"));
+    assert!(!show(&["--json"]).contains("live"));
+    let mut web = Guest::start(&lab, &["--name", "web"]);
+    assert_eq!(web.line("ping -q -c 3 -i 0.01 10.71.0.1 >/dev/null && echo reached"), "reached");
+    let text = show(&[]);
+    assert!(text.contains("daemon      well, pid "), "{text}");
+    assert!(text.contains("guest       web, 10.71.0.4, "), "{text}");
+    let live: serde_json::Value = serde_json::from_str(&show(&["--json"])).unwrap();
+    let live = &live["live"];
+    assert_eq!(live["subnet"], "10.71.0.0/24");
+    let pid = lab.pid().unwrap().as_raw_nonzero().get();
+    assert_eq!(live["daemon"]["pid"], pid);
+    assert_eq!(live["daemon"]["warnings"], serde_json::json!([]));
+    let guest = &live["guests"][0];
+    assert_eq!((&guest["name"], &guest["link"]), (&"web".into(), &"tap".into()));
+    // Three of 98 bytes each way, ARP and what the kernel says of itself.
+    for direction in ["fromGuest", "toGuest"] {
+        let count = |what: &str| guest[direction][what].as_u64().unwrap();
+        assert!((3..50).contains(&count("frames")), "{guest}");
+        assert!((3 * 98..10_000).contains(&count("bytes")), "{guest}");
+    }
+    assert!(live["leases"].to_string().contains("10.71.0.4"), "{live}");
+}
