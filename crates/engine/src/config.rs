@@ -147,6 +147,15 @@ impl Config {
         }
     }
 
+    /// Whether a guest may have this address: a host's of the subnet, and none of the gateway's.
+    pub fn is_guests(&self, addr: IpAddr) -> bool {
+        let host = match addr {
+            IpAddr::V4(a) => self.ipv4.is_host(a),
+            IpAddr::V6(a) => self.contains(addr) && !a.is_multicast() && !a.is_unspecified(),
+        };
+        host && !self.is_own(addr)
+    }
+
     /// The gateway's link-local address, EUI-64 of its MAC (RFC 4291 appendix A).
     pub fn link_local(&self) -> Ipv6Addr {
         eui64([0xfe80, 0, 0, 0], self.gateway_mac)

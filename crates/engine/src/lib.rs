@@ -35,7 +35,7 @@ mod timer;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol};
-use vmlan_wire::{Frame, FrameBatch, OutFrame};
+use vmlan_wire::{Frame, FrameBatch, Mac, OutFrame};
 
 pub use config::Config;
 pub use flow::tcp::DialId;
@@ -43,7 +43,7 @@ pub use flow::udp::{RelayId, Relayed};
 pub use forward::{Forward, ForwardId, parse_forward, parse_listen, parse_publish};
 pub use gateway::SavedLease;
 pub use io::{Failure, Host, Io, Links, PortId, Readiness, SockId, Token};
-pub use stats::{Drop, Stats};
+pub use stats::{Drop, PortStats, Stats};
 pub use switch::PortCaps;
 pub use time::Instant;
 
@@ -51,8 +51,10 @@ use flow::{Flows, Origin};
 use forward::Forwards;
 use fragment::Reassembler;
 use gateway::Gateway;
+use gateway::guard::Claims;
 use net::Net;
 use packet::{Packet, Place};
+use switch::Learned;
 use time::earlier;
 
 /// One virtual network.
@@ -129,10 +131,9 @@ impl Engine {
 
     /// Frames from the guest at `port`.
     pub fn handle_frames(&mut self, port: PortId, batch: &FrameBatch, io: &mut Io<'_>) {
+        self.count_in(port, batch);
         for index in 0..batch.len() {
             let Some(frame) = batch.get(index) else { break };
-            self.net.stats.frames_in += 1;
-            self.net.stats.bytes_in += frame.data.len() as u64;
             // What continues the flow of the frame before needs no second look.
             if self.flows.udp.take_next(&mut self.net, io, port, batch, index)
                 || self.flows.tcp.take_next(&mut self.net, io, port, batch, index)
@@ -141,6 +142,9 @@ impl Engine {
             }
             if let Err(reason) = self.frame(port, &frame, Place { batch, index: Some(index) }, io) {
                 self.net.stats.drop(reason);
+                if let Some(stats) = self.net.switch.stats_mut(port) {
+                    stats.dropped.add(reason);
+                }
             }
         }
         self.flows.tcp.end_of_batch(&mut self.net, io, batch);
@@ -276,13 +280,29 @@ impl Engine {
         if !src.is_unicast() || src == self.net.config.gateway_mac {
             return Err(Drop::Spoofed);
         }
-        if !self.net.switch.learn(src, port, io.now, &mut self.net.stats) {
-            return Ok(());
+        match self.net.switch.learn(src, port, io.now) {
+            Learned::Ok => {}
+            Learned::TooMany => return Err(Drop::MacLimit),
+            Learned::Refused { ask } => {
+                if ask {
+                    gateway::ask_owner(&mut self.net, io, src);
+                }
+                return Err(Drop::Spoofed);
+            }
         }
         if dst == self.net.config.gateway_mac {
             return self.local(port, &eth, frame, place, io);
         }
-        gateway::guard::check(&self.net.config, &eth)?;
+        let claims = gateway::guard::check(&self.net.config, &eth)?;
+        if !self.may_claim(claims, src, port, io.now) {
+            // A DHCP client may still have an address from elsewhere, and `local` knows it.
+            let for_us = !dst.is_unicast() && eth.ethertype() == EthernetProtocol::Ipv4;
+            return if for_us {
+                self.local(port, &eth, frame, place, io)
+            } else {
+                Err(Drop::Source)
+            };
+        }
         let out = OutFrame::from(*frame);
         if dst.is_unicast()
             && let Some(to) = self.net.switch.port_of(dst)
@@ -295,6 +315,29 @@ impl Engine {
         }
         self.net.switch.flood(io.links, Some(port), out, &mut self.net.stats);
         if dst.is_unicast() { Ok(()) } else { self.local(port, &eth, frame, place, io) }
+    }
+
+    /// Whether a guest may say to others that these addresses are its own.
+    fn may_claim(&mut self, claims: Claims, mac: Mac, port: PortId, now: Instant) -> bool {
+        let net = &mut self.net;
+        if let Some(wish) = claims.wish
+            && net.config.is_guests(wish)
+        {
+            // Whoever asks first has it: nobody can then say at every question that it is taken.
+            net.neighbors.claim(wish, mac, port, now);
+        }
+        let mut said = [claims.source, claims.target].into_iter().flatten();
+        said.all(|ip| net.config.is_guests(ip) && net.neighbors.claim(ip, mac, port, now))
+    }
+
+    fn count_in(&mut self, port: PortId, batch: &FrameBatch) {
+        let (frames, bytes) = (batch.len() as u64, batch.bytes());
+        self.net.stats.frames_in += frames;
+        self.net.stats.bytes_in += bytes;
+        if let Some(stats) = self.net.switch.stats_mut(port) {
+            stats.frames_in += frames;
+            stats.bytes_in += bytes;
+        }
     }
 
     /// A frame for the gateway, or for everybody.
@@ -331,8 +374,7 @@ impl Engine {
         if src.is_unspecified() {
             return Ok(());
         }
-        if !packet::is_unicast(src) || !self.net.config.contains(src) || self.net.config.is_own(src)
-        {
+        if !self.net.config.is_guests(src) {
             return Err(Drop::Source);
         }
         let claimed = self.net.neighbors.claim(src, packet.src_mac, packet.port, io.now);

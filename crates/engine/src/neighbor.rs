@@ -21,6 +21,11 @@ const PER_MAC: usize = 64;
 /// Addresses behind one port that were not leased: a nested bridge full of guests.
 const PER_PORT: usize = 1024;
 
+/// Of the addresses of an IPv4 subnet one port has no more than this part, leases apart: the others
+/// are for the other guests. A few it may have in any subnet.
+const PART: usize = 4;
+const FEW: usize = 8;
+
 /// A port that holds as many loses what has been silent for this long.
 const SILENT: Duration = Duration::from_secs(300);
 
@@ -35,6 +40,10 @@ pub(crate) struct Neighbors {
     table: HashMap<IpAddr, Neighbor, SeededState>,
     per_mac: HashMap<Mac, Vec<IpAddr>, SeededState>,
     per_port: Vec<PortUse>,
+    /// IPv4 addresses behind one port that were not leased.
+    per_port_v4: usize,
+    /// Addresses that were given to guests which are not there.
+    kept: HashMap<IpAddr, Mac, SeededState>,
     /// Addresses learned since the last look: flows may be waiting for them.
     fresh: Vec<IpAddr>,
     /// Counts what has been entered or removed.
@@ -46,7 +55,7 @@ pub(crate) struct Neighbor {
     pub(crate) mac: Mac,
     pub(crate) port: PortId,
     pub(crate) seen: Instant,
-    /// Given by DHCP: stays with its MAC while the lease lasts, whether the guest is there or not.
+    /// Given to the guest: stays with its MAC while the lease lasts.
     pub(crate) leased: bool,
 }
 
@@ -54,16 +63,20 @@ pub(crate) struct Neighbor {
 struct PortUse {
     /// Addresses that were not leased.
     held: usize,
+    held_v4: usize,
     swept: Instant,
 }
 
 impl Neighbors {
-    pub(crate) fn new(seed: [u8; 16]) -> Self {
+    /// For a network with so many IPv4 addresses.
+    pub(crate) fn new(seed: [u8; 16], addresses: usize) -> Self {
         let state = SeededState::new(seed);
         Self {
             table: HashMap::with_hasher(state),
             per_mac: HashMap::with_hasher(state),
             per_port: Vec::new(),
+            per_port_v4: (addresses / PART).clamp(FEW, PER_PORT),
+            kept: HashMap::with_hasher(state),
             fresh: Vec::new(),
             changes: 0,
         }
@@ -88,7 +101,17 @@ impl Neighbors {
             self.forget(ip);
             return self.insert(ip, Neighbor { mac, port, seen: now, leased });
         }
-        self.insert(ip, Neighbor { mac, port, seen: now, leased: false })
+        let leased = match self.kept.get(&ip) {
+            Some(owner) if *owner != mac => return false,
+            kept => kept.is_some(),
+        };
+        self.kept.remove(&ip);
+        self.insert(ip, Neighbor { mac, port, seen: now, leased })
+    }
+
+    /// Nobody but `mac` may have `ip`, until that is said to be over by [`Neighbors::forget`].
+    pub(crate) fn keep(&mut self, ip: IpAddr, mac: Mac) {
+        self.kept.insert(ip, mac);
     }
 
     /// DHCP gave `ip` to `mac`: it is that guest's from now on, whoever used it before.
@@ -99,6 +122,7 @@ impl Neighbors {
 
     /// The lease of `ip` ended: the next who uses it may have it.
     pub(crate) fn forget(&mut self, ip: IpAddr) {
+        self.kept.remove(&ip);
         let Some(old) = self.table.remove(&ip) else { return };
         self.changes = self.changes.wrapping_add(1);
         if let Some(held) = self.per_mac.get_mut(&old.mac) {
@@ -111,12 +135,20 @@ impl Neighbors {
             && let Some(port) = self.per_port.get_mut(usize::from(old.port.0))
         {
             port.held = port.held.saturating_sub(1);
+            port.held_v4 = port.held_v4.saturating_sub(usize::from(ip.is_ipv4()));
         }
     }
 
-    /// A port is gone: what its guests had configured themselves is free again.
+    /// A port is gone: what its guests had configured themselves is free again, and what they were
+    /// given is kept for them.
     pub(crate) fn forget_port(&mut self, port: PortId) {
         self.forget_where(|n| n.port == port);
+        let theirs = self.table.iter().filter(|(_, n)| n.port == port);
+        let theirs: Vec<(IpAddr, Mac)> = theirs.map(|(ip, n)| (*ip, n.mac)).collect();
+        for (ip, mac) in theirs {
+            self.forget(ip);
+            self.keep(ip, mac);
+        }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (IpAddr, Neighbor)> {
@@ -130,7 +162,7 @@ impl Neighbors {
 
     /// Enters an address that is nobody's; false if the guest has too many.
     fn insert(&mut self, ip: IpAddr, new: Neighbor) -> bool {
-        if !new.leased && !self.make_room(new.mac, new.port, new.seen) {
+        if !new.leased && !self.make_room(ip, &new) {
             return false;
         }
         self.per_mac.entry(new.mac).or_default().push(ip);
@@ -138,6 +170,7 @@ impl Neighbors {
             && let Some(port) = self.per_port.get_mut(usize::from(new.port.0))
         {
             port.held += 1;
+            port.held_v4 += usize::from(ip.is_ipv4());
         }
         self.changes = self.changes.wrapping_add(1);
         self.table.insert(ip, new);
@@ -145,23 +178,26 @@ impl Neighbors {
         true
     }
 
-    fn make_room(&mut self, mac: Mac, port: PortId, now: Instant) -> bool {
+    fn make_room(&mut self, ip: IpAddr, new: &Neighbor) -> bool {
+        let (port, now) = (new.port, new.seen);
         let index = usize::from(port.0);
         if self.per_port.len() <= index {
             self.per_port.resize(index + 1, PortUse::default());
         }
-        if self.per_mac.get(&mac).is_some_and(|held| held.len() >= PER_MAC)
-            && let Some(oldest) = self.oldest_of(mac)
+        if self.per_mac.get(&new.mac).is_some_and(|held| held.len() >= PER_MAC)
+            && let Some(oldest) = self.oldest_of(new.mac)
         {
             self.forget(oldest);
         }
+        let max_v4 = if ip.is_ipv4() { self.per_port_v4 } else { usize::MAX };
+        let full = |uses: &PortUse| uses.held >= PER_PORT || uses.held_v4 >= max_v4;
         let Some(uses) = self.per_port.get_mut(index) else { return false };
-        if uses.held >= PER_PORT && now.since(uses.swept) >= SWEEP_INTERVAL {
+        if full(uses) && now.since(uses.swept) >= SWEEP_INTERVAL {
             uses.swept = now;
             self.forget_where(|n| n.port == port && now.since(n.seen) >= SILENT);
         }
-        let held = self.per_port.get(index).map_or(PER_PORT, |uses| uses.held);
-        held < PER_PORT && self.table.len() < MAX
+        let room = self.per_port.get(index).is_some_and(|uses| !full(uses));
+        room && self.table.len() < MAX
     }
 
     fn oldest_of(&self, mac: Mac) -> Option<IpAddr> {
@@ -183,7 +219,7 @@ mod tests {
     use super::*;
 
     fn neighbors() -> Neighbors {
-        Neighbors::new([3; 16])
+        Neighbors::new([3; 16], 1 << 16)
     }
 
     fn mac(n: u16) -> Mac {
@@ -265,5 +301,27 @@ mod tests {
         assert!(known.claim(ip(1 << 21), mac(0), P0, at(1000)));
         assert_eq!(known.per_port[0].held, 1);
         assert_eq!(known.per_mac.len(), 1);
+    }
+
+    #[test]
+    fn one_guest_does_not_use_up_a_small_subnet() {
+        let mut known = Neighbors::new([3; 16], 256);
+        for n in 0..200u16 {
+            known.claim(ip(n.into()), mac(n), P0, at(0));
+        }
+        assert_eq!(known.iter().count(), 64);
+        assert!(known.claim("fd00::1".parse().unwrap(), mac(1), P0, at(0)));
+        assert!(known.claim(ip(200), mac(300), P1, at(0)));
+    }
+
+    #[test]
+    fn what_is_kept_for_a_guest_is_no_other_guests() {
+        let mut known = neighbors();
+        known.keep(ip(1), mac(1));
+        assert!(!known.claim(ip(1), mac(2), P1, at(0)));
+        assert!(known.claim(ip(1), mac(1), P0, at(0)));
+        known.keep(ip(2), mac(1));
+        known.forget(ip(2));
+        assert!(known.claim(ip(2), mac(2), P1, at(0)));
     }
 }

@@ -15,6 +15,7 @@ use crate::neighbor::Neighbors;
 use crate::packet::{ETHERNET_HEADER, IPV4_HEADER, IPV6_HEADER};
 use crate::stats::{Drop, Stats};
 use crate::switch::Switch;
+use crate::time::Instant;
 
 /// Room for Ethernet, IP with a fragment header, and the longest transport header.
 const MAX_HEAD: usize = ETHERNET_HEADER + IPV6_HEADER + 8 + 60 + 6;
@@ -55,10 +56,16 @@ impl IpHeader {
 impl Net {
     pub(crate) fn new(config: Config) -> Self {
         let seed = config.seed;
+        let addresses =
+            1usize.checked_shl(32 - u32::from(config.ipv4.prefix)).unwrap_or(usize::MAX);
+        let mut neighbors = Neighbors::new(seed, addresses);
+        for (mac, ip) in &config.reservations {
+            neighbors.keep((*ip).into(), *mac);
+        }
         Self {
             config,
             switch: Switch::new(seed),
-            neighbors: Neighbors::new(seed),
+            neighbors,
             stats: Stats::default(),
             icmp_errors: icmp::error_limit(),
             next_id: u32::from_le_bytes([seed[0], seed[1], seed[2], seed[3]]),
@@ -68,6 +75,12 @@ impl Net {
     /// A number that changes when a packet like one before might have another fate.
     pub(crate) fn changes(&self) -> u32 {
         self.switch.changes().wrapping_add(self.neighbors.changes)
+    }
+
+    /// An address was given to a guest: it is that guest's from now on, at this port.
+    pub(crate) fn lease(&mut self, ip: IpAddr, mac: Mac, port: PortId, now: Instant) {
+        self.neighbors.lease(ip, mac, port, now);
+        self.switch.fix(mac, port);
     }
 
     /// Sends frames that are addressed to `to` and returns how many were taken. An unknown

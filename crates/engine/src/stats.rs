@@ -35,7 +35,8 @@ pub enum Drop {
     UnknownPeer,
     /// More MAC addresses behind one port than allowed.
     MacLimit,
-    /// A MAC address of the gateway's as source, or a claim that an address of its is a guest's.
+    /// A frame in another's name: the gateway's or another guest's MAC address as source, an
+    /// address of the gateway's that is said to be a guest's, a lie about the sender's MAC.
     Spoofed,
     /// TTL or hop limit ran out.
     Expired,
@@ -93,6 +94,27 @@ impl Drop {
     }
 }
 
+/// What was dropped, by reason.
+#[derive(Clone, Debug, Default)]
+pub struct Drops([u64; Drop::ALL.len()]);
+
+impl Drops {
+    pub(crate) fn add(&mut self, reason: Drop) {
+        if let Some(count) = self.0.get_mut(reason as usize) {
+            *count += 1;
+        }
+    }
+
+    pub fn of(&self, reason: Drop) -> u64 {
+        self.0.get(reason as usize).copied().unwrap_or(0)
+    }
+
+    /// Each reason that occurred, with its count.
+    pub fn iter(&self) -> impl Iterator<Item = (Drop, u64)> {
+        Drop::ALL.into_iter().map(|r| (r, self.of(r))).filter(|(_, n)| *n > 0)
+    }
+}
+
 /// Counters of one engine.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
@@ -106,18 +128,16 @@ pub struct Stats {
     pub udp_opened: u64,
     pub ping_opened: u64,
     pub dns_queries: u64,
-    dropped: [u64; Drop::ALL.len()],
+    dropped: Drops,
 }
 
 impl Stats {
     pub(crate) fn drop(&mut self, reason: Drop) {
-        if let Some(count) = self.dropped.get_mut(reason as usize) {
-            *count += 1;
-        }
+        self.dropped.add(reason);
     }
 
     pub fn dropped(&self, reason: Drop) -> u64 {
-        self.dropped.get(reason as usize).copied().unwrap_or(0)
+        self.dropped.of(reason)
     }
 
     /// The counts of all reasons, in the order of [`Drop::ALL`].
@@ -127,6 +147,17 @@ impl Stats {
 
     /// Each reason that occurred, with its count.
     pub fn drops(&self) -> impl Iterator<Item = (Drop, u64)> {
-        Drop::ALL.into_iter().map(|r| (r, self.dropped(r))).filter(|(_, n)| *n > 0)
+        self.dropped.iter()
     }
+}
+
+/// Counters of one port: what came from its guest, what went to it, and what of the guest's was
+/// dropped.
+#[derive(Clone, Debug, Default)]
+pub struct PortStats {
+    pub frames_in: u64,
+    pub bytes_in: u64,
+    pub frames_out: u64,
+    pub bytes_out: u64,
+    pub dropped: Drops,
 }

@@ -65,7 +65,7 @@ fn pair(a: LinkOptions, b: LinkOptions) -> (World, PortId, PortId) {
 /// A train of TCP segments whose checksum is left to the card.
 fn train(v6: bool, len: usize, size: u16) -> SimFrame {
     let (src, dst) = if v6 {
-        (addr("[fd00::1]:1000"), addr("[fd00::2]:80"))
+        (addr("[fe80::1]:1000"), addr("[fe80::2]:80"))
     } else {
         (addr("192.168.5.101:1000"), addr("192.168.5.102:80"))
     };

@@ -113,6 +113,11 @@ impl FrameBatch {
         Self { buf: vec![0; capacity], frames: Vec::new() }
     }
 
+    /// Bytes of all frames together.
+    pub fn bytes(&self) -> u64 {
+        self.frames.iter().map(|f| u64::from(f.len)).sum()
+    }
+
     /// Records that `buf[start..start + len]` is a frame. What does not lie in the buffer is left
     /// out.
     pub fn push(&mut self, start: usize, len: usize, offload: Offload) {

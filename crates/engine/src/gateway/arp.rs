@@ -65,6 +65,12 @@ pub(super) fn probe(net: &mut Net, io: &mut Io<'_>, target: Ipv4Addr) {
     send(net, io, ArpOperation::Request, Ipv4Addr::UNSPECIFIED, (Mac::BROADCAST, target));
 }
 
+/// Sends a guest a probe for nobody's address: it costs it nothing and tells it nothing.
+pub(super) fn ask(net: &mut Net, io: &mut Io<'_>, to: Mac) {
+    let nobody = Ipv4Addr::UNSPECIFIED;
+    send(net, io, ArpOperation::Request, nobody, (to, nobody));
+}
+
 fn send(
     net: &mut Net,
     io: &mut Io<'_>,

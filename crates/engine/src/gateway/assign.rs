@@ -32,23 +32,44 @@ impl Engine {
         let wanted6 = wanted.and_then(|(_, six)| dhcp6::number(&net.config, six));
         let pool = self.gateway.dhcp.pool_mut();
         let four = pool.choose(mac, port, wanted4, |n| dhcp::is_free(net, n, mac)).ok()?;
+        let before = [pool.of(mac), pool.get(four)];
         let held = pool.hold(four, mac, port, State::Bound, now, TIME);
         let pool = self.gateway.dhcp6.pool_mut();
         // The same number in both families is easier to read.
         let six =
             pool.choose(mac, port, wanted6.or(Some(four)), |n| dhcp6::is_free(net, n, mac)).ok()?;
+        let before6 = [pool.of(mac), pool.get(six)];
         let held = held && pool.hold(six, mac, port, State::Bound, now, TIME);
-        let addresses = (net.config.ipv4.nth(four), net.config.ipv6.nth(six.into()));
+        let (ipv4, ipv6) = (self.net.config.ipv4, self.net.config.ipv6);
+        let addresses = (ipv4.nth(four), ipv6.nth(six.into()));
+        // What it or another guest had before is theirs no more.
+        for old in before.into_iter().flatten().filter(|l| l.state == State::Bound) {
+            self.net.neighbors.forget(ipv4.nth(old.number).into());
+        }
+        for old in before6.into_iter().flatten().filter(|l| l.state == State::Bound) {
+            self.net.neighbors.forget(ipv6.nth(old.number.into()).into());
+        }
+        if held && let Some(port) = port {
+            self.net.switch.give(mac, port, now);
+            self.net.lease(addresses.0.into(), mac, port, now);
+            self.net.lease(addresses.1.into(), mac, port, now);
+        }
         self.gateway_worked();
         held.then_some(addresses)
     }
 
     /// Ends a guest's leases: it gets the same addresses again unless another needed them.
     pub fn unassign(&mut self, mac: Mac, now: Instant) {
-        for pool in [self.gateway.dhcp.pool_mut(), self.gateway.dhcp6.pool_mut()] {
-            if let Some(lease) = pool.of(mac) {
-                pool.release(lease.number, now);
-            }
+        let (ipv4, ipv6) = (self.net.config.ipv4, self.net.config.ipv6);
+        let pool = self.gateway.dhcp.pool_mut();
+        if let Some(lease) = pool.of(mac) {
+            pool.release(lease.number, now);
+            self.net.neighbors.forget(ipv4.nth(lease.number).into());
+        }
+        let pool = self.gateway.dhcp6.pool_mut();
+        if let Some(lease) = pool.of(mac) {
+            pool.release(lease.number, now);
+            self.net.neighbors.forget(ipv6.nth(lease.number.into()).into());
         }
         self.gateway_worked();
     }

@@ -209,7 +209,7 @@ impl Dhcp {
             self.answer(net, io, request, MessageType::Nak, None);
             return Err(Drop::Limit);
         }
-        net.neighbors.lease(ip.into(), request.mac, request.port, io.now);
+        net.lease(ip.into(), request.mac, request.port, io.now);
         self.answer(net, io, request, MessageType::Ack, Some(ip));
         Ok(())
     }

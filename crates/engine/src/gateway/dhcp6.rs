@@ -233,7 +233,7 @@ impl Dhcp6 {
         let held = self.pool.hold(number, mac, Some(port), state, io.now, time);
         if held && state == State::Bound {
             let ip = net.config.ipv6.nth(number.into());
-            net.neighbors.lease(ip.into(), mac, port, io.now);
+            net.lease(ip.into(), mac, port, io.now);
         }
         held
     }

@@ -20,6 +20,7 @@ mod udp;
 use std::net::IpAddr;
 
 use smoltcp::wire::{EthernetFrame, IpProtocol};
+use vmlan_wire::Mac;
 
 use crate::config::Config;
 use crate::io::{Io, PortId, Token};
@@ -59,6 +60,12 @@ pub(crate) fn solicit(net: &mut Net, io: &mut Io<'_>, ip: IpAddr) {
         IpAddr::V4(ip) => arp::request(net, io, ip),
         IpAddr::V6(ip) => nd::solicit(net, io, ip),
     }
+}
+
+/// Asks the guest that has `mac` to show itself. The answer does not matter: a link whose peer is
+/// gone says so when it is sent to.
+pub(crate) fn ask_owner(net: &mut Net, io: &mut Io<'_>, mac: Mac) {
+    arp::ask(net, io, mac);
 }
 
 impl Gateway {

@@ -35,9 +35,12 @@ impl Engine {
     /// Takes a lease over from an earlier run, before guests are there. False if it is over, or its
     /// address is not one that this network gives.
     pub fn restore_lease(&mut self, lease: SavedLease, now: Instant) -> bool {
-        let restored = restore(&mut self.gateway, &self.net.config, lease, now);
+        let restored = restore(&mut self.gateway, &self.net.config, lease, now).unwrap_or(false);
+        if restored {
+            self.net.neighbors.keep(lease.ip, lease.mac);
+        }
         self.gateway_worked();
-        restored.unwrap_or(false)
+        restored
     }
 }
 

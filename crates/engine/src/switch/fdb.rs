@@ -1,4 +1,8 @@
 //! The forwarding database: MAC address to port.
+//!
+//! The address of a guest's own card is where it was first seen until that port is gone: a guest
+//! that was restarted has a new port and its old one is gone, one that steals has neither. Those
+//! of guests behind a guest may move, when they have been silent for as long as 802.1D remembers.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,9 +13,8 @@ use crate::hash::SeededState;
 use crate::io::PortId;
 use crate::time::Instant;
 
-/// A MAC that is in use on one port may move to another only after this silence: a guest that
-/// was restarted moves at once in practice (its old port is gone), one that steals does not.
-const MOVE_AFTER: Duration = Duration::from_secs(2);
+/// How often the port of an address is asked whether it is still there.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Entries refresh at most this often, so that learning a known address writes nothing.
 const REFRESH: Duration = Duration::from_millis(500);
@@ -30,15 +33,21 @@ pub(super) struct Fdb {
 struct Entry {
     port: PortId,
     seen: Instant,
+    /// It stays while its port is there: the first at its port, or one with a lease.
+    fixed: bool,
+    /// When its port was last asked for it.
+    asked: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Learned {
+pub(crate) enum Learned {
     Ok,
     /// The port has used up its addresses.
     TooMany,
-    /// The address is in use on another port.
-    Refused,
+    /// The address is another port's. With `ask` it is time to see whether that is still there.
+    Refused {
+        ask: bool,
+    },
 }
 
 impl Fdb {
@@ -68,8 +77,12 @@ impl Fdb {
                 }
                 return Learned::Ok;
             }
-            if now.since(entry.seen) < MOVE_AFTER {
-                return Learned::Refused;
+            if entry.fixed || now.since(entry.seen) < self.ageing {
+                let ask = entry.asked.is_none_or(|at| now.since(at) >= ASK_INTERVAL);
+                if ask {
+                    entry.asked = Some(now);
+                }
+                return Learned::Refused { ask };
             }
             let old = entry.port;
             self.remove(mac, old);
@@ -80,16 +93,24 @@ impl Fdb {
                 return Learned::TooMany;
             }
         }
-        self.changes = self.changes.wrapping_add(1);
-        self.entries.insert(mac, Entry { port, seen: now });
-        let index = usize::from(port.0);
-        if self.per_port.len() <= index {
-            self.per_port.resize(index + 1, 0);
-        }
-        if let Some(count) = self.per_port.get_mut(index) {
-            *count += 1;
-        }
+        let fixed = self.count(port) == 0;
+        self.insert(mac, Entry { port, seen: now, fixed, asked: None });
         Learned::Ok
+    }
+
+    /// The address is a card's at this port, whoever has used it.
+    pub(super) fn give(&mut self, mac: Mac, port: PortId, now: Instant) {
+        if let Some(old) = self.lookup(mac) {
+            self.remove(mac, old);
+        }
+        self.insert(mac, Entry { port, seen: now, fixed: true, asked: None });
+    }
+
+    /// The address has a lease at this port: it stays there.
+    pub(super) fn fix(&mut self, mac: Mac, port: PortId) {
+        if let Some(entry) = self.entries.get_mut(&mac).filter(|e| e.port == port) {
+            entry.fixed = true;
+        }
     }
 
     pub(super) fn forget_port(&mut self, port: PortId) {
@@ -106,7 +127,7 @@ impl Fdb {
         self.changes = self.changes.wrapping_add(1);
         let (ageing, per_port) = (self.ageing, &mut self.per_port);
         self.entries.retain(|_, e| {
-            let keep = now.since(e.seen) < ageing;
+            let keep = e.fixed || now.since(e.seen) < ageing;
             if !keep && let Some(count) = per_port.get_mut(usize::from(e.port.0)) {
                 *count = count.saturating_sub(1);
             }
@@ -116,6 +137,18 @@ impl Fdb {
 
     fn count(&self, port: PortId) -> usize {
         self.per_port.get(usize::from(port.0)).copied().unwrap_or(0)
+    }
+
+    fn insert(&mut self, mac: Mac, entry: Entry) {
+        let index = usize::from(entry.port.0);
+        self.changes = self.changes.wrapping_add(1);
+        self.entries.insert(mac, entry);
+        if self.per_port.len() <= index {
+            self.per_port.resize(index + 1, 0);
+        }
+        if let Some(count) = self.per_port.get_mut(index) {
+            *count += 1;
+        }
     }
 
     fn remove(&mut self, mac: Mac, port: PortId) {
@@ -143,13 +176,30 @@ mod tests {
     }
 
     #[test]
-    fn an_address_in_use_does_not_move_and_a_silent_one_does() {
+    fn a_card_s_address_stays_while_its_port_is_there() {
         let mut fdb = fdb();
         assert_eq!(fdb.learn(mac(1), PortId(0), at(0)), Learned::Ok);
-        assert_eq!(fdb.learn(mac(1), PortId(1), at(1)), Learned::Refused);
+        assert_eq!(fdb.learn(mac(1), PortId(1), at(1)), Learned::Refused { ask: true });
+        assert_eq!(fdb.learn(mac(1), PortId(1), at(1)), Learned::Refused { ask: false });
+        assert_eq!(fdb.learn(mac(1), PortId(1), at(9999)), Learned::Refused { ask: true });
         assert_eq!(fdb.lookup(mac(1)), Some(PortId(0)));
-        assert_eq!(fdb.learn(mac(1), PortId(1), at(5)), Learned::Ok);
+        fdb.forget_port(PortId(0));
+        assert_eq!(fdb.learn(mac(1), PortId(1), at(9999)), Learned::Ok);
         assert_eq!(fdb.lookup(mac(1)), Some(PortId(1)));
+    }
+
+    #[test]
+    fn one_behind_a_guest_moves_when_it_was_silent_unless_it_has_a_lease() {
+        let mut fdb = fdb();
+        for n in [1, 2] {
+            assert_eq!(fdb.learn(mac(n), PortId(0), at(0)), Learned::Ok);
+        }
+        assert_eq!(fdb.learn(mac(2), PortId(1), at(299)), Learned::Refused { ask: true });
+        assert_eq!(fdb.learn(mac(2), PortId(1), at(301)), Learned::Ok);
+        fdb.learn(mac(3), PortId(1), at(301));
+        fdb.fix(mac(3), PortId(0));
+        fdb.fix(mac(3), PortId(1));
+        assert_eq!(fdb.learn(mac(3), PortId(0), at(999)), Learned::Refused { ask: true });
     }
 
     #[test]
@@ -161,7 +211,7 @@ mod tests {
         assert_eq!(fdb.learn(mac(9), PortId(0), at(1)), Learned::TooMany);
         assert_eq!(fdb.learn(mac(9), PortId(1), at(1)), Learned::Ok);
         assert_eq!(fdb.learn(mac(8), PortId(0), at(301)), Learned::Ok);
-        assert_eq!(fdb.lookup(mac(0)), None);
+        assert_eq!((fdb.lookup(mac(0)), fdb.lookup(mac(1))), (Some(PortId(0)), None));
     }
 
     #[test]

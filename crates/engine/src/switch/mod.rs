@@ -12,9 +12,10 @@ use std::time::Duration;
 use vmlan_wire::{Mac, OutFrame};
 
 use crate::io::{Links, PortId};
-use crate::stats::{Drop, Stats};
+use crate::stats::{Drop, PortStats, Stats};
 use crate::time::Instant;
-use fdb::{Fdb, Learned};
+use fdb::Fdb;
+pub(crate) use fdb::Learned;
 
 /// How long a silent MAC address is remembered (802.1D's default).
 const AGEING: Duration = Duration::from_secs(300);
@@ -35,8 +36,14 @@ pub struct PortCaps {
 }
 
 #[derive(Debug)]
+struct Port {
+    caps: PortCaps,
+    stats: PortStats,
+}
+
+#[derive(Debug)]
 pub(crate) struct Switch {
-    ports: Vec<Option<PortCaps>>,
+    ports: Vec<Option<Port>>,
     fdb: Fdb,
     scratch: egress::Scratch,
 }
@@ -56,7 +63,7 @@ impl Switch {
         if free == self.ports.len() {
             self.ports.push(None);
         }
-        *self.ports.get_mut(free)? = Some(caps);
+        *self.ports.get_mut(free)? = Some(Port { caps, stats: PortStats::default() });
         Some(id)
     }
 
@@ -69,7 +76,16 @@ impl Switch {
     }
 
     pub(crate) fn caps(&self, port: PortId) -> Option<PortCaps> {
-        self.ports.get(usize::from(port.0)).copied().flatten()
+        self.ports.get(usize::from(port.0))?.as_ref().map(|p| p.caps)
+    }
+
+    pub(crate) fn stats(&self, port: PortId) -> Option<&PortStats> {
+        self.ports.get(usize::from(port.0))?.as_ref().map(|p| &p.stats)
+    }
+
+    /// Counters of a port, to count what came from its guest.
+    pub(crate) fn stats_mut(&mut self, port: PortId) -> Option<&mut PortStats> {
+        self.ports.get_mut(usize::from(port.0))?.as_mut().map(|p| &mut p.stats)
     }
 
     pub(crate) fn ports(&self) -> impl Iterator<Item = PortId> {
@@ -77,25 +93,19 @@ impl Switch {
         taken.filter_map(|(i, _)| u16::try_from(i).ok().map(PortId))
     }
 
-    /// Notes where a frame came from; false when the frame must be dropped.
-    pub(crate) fn learn(
-        &mut self,
-        mac: Mac,
-        port: PortId,
-        now: Instant,
-        stats: &mut Stats,
-    ) -> bool {
-        match self.fdb.learn(mac, port, now) {
-            Learned::Ok => true,
-            Learned::TooMany => {
-                stats.drop(Drop::MacLimit);
-                false
-            }
-            Learned::Refused => {
-                stats.drop(Drop::Spoofed);
-                false
-            }
-        }
+    /// Notes where a frame came from.
+    pub(crate) fn learn(&mut self, mac: Mac, port: PortId, now: Instant) -> Learned {
+        self.fdb.learn(mac, port, now)
+    }
+
+    /// The guest with this address was given a lease at this port.
+    pub(crate) fn fix(&mut self, mac: Mac, port: PortId) {
+        self.fdb.fix(mac, port);
+    }
+
+    /// The card at this port has this address, whatever guests have said before.
+    pub(crate) fn give(&mut self, mac: Mac, port: PortId, now: Instant) {
+        self.fdb.give(mac, port, now);
     }
 
     pub(crate) fn port_of(&self, mac: Mac) -> Option<PortId> {
@@ -122,9 +132,12 @@ impl Switch {
     ) -> usize {
         let Some(caps) = self.caps(port) else { return 0 };
         let taken = egress::send(links, port, caps, frames, &mut self.scratch, stats);
-        for frame in frames.iter().take(taken) {
-            stats.frames_out += 1;
-            stats.bytes_out += frame.len() as u64;
+        let bytes = frames.iter().take(taken).map(|f| f.len() as u64).sum::<u64>();
+        stats.frames_out += taken as u64;
+        stats.bytes_out += bytes;
+        if let Some(port) = self.stats_mut(port) {
+            port.frames_out += taken as u64;
+            port.bytes_out += bytes;
         }
         taken
     }

@@ -17,6 +17,7 @@ use crate::io::{Io, PortId, Sent};
 use crate::net::Net;
 use crate::packet::{ETHERNET_HEADER, IPV4_HEADER, IPV6_HEADER};
 use crate::stats::Drop;
+use crate::switch::Learned;
 
 /// Segments gathered for one call.
 const SLICES: usize = 64;
@@ -136,8 +137,8 @@ impl Tcp {
         }
         if known.is_none() {
             self.flush(net, io, batch);
-            if !net.switch.learn(plain.src, port, io.now, &mut net.stats) {
-                return true;
+            if net.switch.learn(plain.src, port, io.now) != Learned::Ok {
+                return false;
             }
             self.train.flow = Some((plain.key, flow_index));
         }

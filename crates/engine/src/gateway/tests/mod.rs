@@ -10,3 +10,4 @@ mod hostile;
 mod icmp;
 mod nd;
 mod ra;
+mod spoofing;
