@@ -43,7 +43,7 @@ pub use flow::udp::{RelayId, Relayed};
 pub use forward::{Forward, ForwardId, parse_forward, parse_listen, parse_publish};
 pub use gateway::SavedLease;
 pub use io::{Failure, Host, Io, Links, PortId, Readiness, SockId, Token};
-pub use stats::{Drop, PortStats, Stats};
+pub use stats::{Drop, Stats};
 pub use switch::PortCaps;
 pub use time::Instant;
 
@@ -131,7 +131,8 @@ impl Engine {
 
     /// Frames from the guest at `port`.
     pub fn handle_frames(&mut self, port: PortId, batch: &FrameBatch, io: &mut Io<'_>) {
-        self.count_in(port, batch);
+        self.net.stats.frames_in += batch.len() as u64;
+        self.net.stats.bytes_in += batch.bytes();
         for index in 0..batch.len() {
             let Some(frame) = batch.get(index) else { break };
             // What continues the flow of the frame before needs no second look.
@@ -142,9 +143,6 @@ impl Engine {
             }
             if let Err(reason) = self.frame(port, &frame, Place { batch, index: Some(index) }, io) {
                 self.net.stats.drop(reason);
-                if let Some(stats) = self.net.switch.stats_mut(port) {
-                    stats.dropped.add(reason);
-                }
             }
         }
         self.flows.tcp.end_of_batch(&mut self.net, io, batch);
@@ -328,16 +326,6 @@ impl Engine {
         }
         let mut said = [claims.source, claims.target].into_iter().flatten();
         said.all(|ip| net.config.is_guests(ip) && net.neighbors.claim(ip, mac, port, now))
-    }
-
-    fn count_in(&mut self, port: PortId, batch: &FrameBatch) {
-        let (frames, bytes) = (batch.len() as u64, batch.bytes());
-        self.net.stats.frames_in += frames;
-        self.net.stats.bytes_in += bytes;
-        if let Some(stats) = self.net.switch.stats_mut(port) {
-            stats.frames_in += frames;
-            stats.bytes_in += bytes;
-        }
     }
 
     /// A frame for the gateway, or for everybody.

@@ -6,7 +6,6 @@ use vmlan_wire::Mac;
 
 use crate::Engine;
 use crate::io::PortId;
-use crate::stats::PortStats;
 
 /// A guest's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,11 +40,6 @@ impl Engine {
 
     pub fn ports(&self) -> Vec<PortId> {
         self.net.switch.ports().collect()
-    }
-
-    /// What a port's guest sent, got and tried.
-    pub fn port_stats(&self, port: PortId) -> Option<&PortStats> {
-        self.net.switch.stats(port)
     }
 
     pub fn flows(&self) -> Vec<FlowInfo> {

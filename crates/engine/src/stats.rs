@@ -94,27 +94,6 @@ impl Drop {
     }
 }
 
-/// What was dropped, by reason.
-#[derive(Clone, Debug, Default)]
-pub struct Drops([u64; Drop::ALL.len()]);
-
-impl Drops {
-    pub(crate) fn add(&mut self, reason: Drop) {
-        if let Some(count) = self.0.get_mut(reason as usize) {
-            *count += 1;
-        }
-    }
-
-    pub fn of(&self, reason: Drop) -> u64 {
-        self.0.get(reason as usize).copied().unwrap_or(0)
-    }
-
-    /// Each reason that occurred, with its count.
-    pub fn iter(&self) -> impl Iterator<Item = (Drop, u64)> {
-        Drop::ALL.into_iter().map(|r| (r, self.of(r))).filter(|(_, n)| *n > 0)
-    }
-}
-
 /// Counters of one engine.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
@@ -128,16 +107,18 @@ pub struct Stats {
     pub udp_opened: u64,
     pub ping_opened: u64,
     pub dns_queries: u64,
-    dropped: Drops,
+    dropped: [u64; Drop::ALL.len()],
 }
 
 impl Stats {
     pub(crate) fn drop(&mut self, reason: Drop) {
-        self.dropped.add(reason);
+        if let Some(count) = self.dropped.get_mut(reason as usize) {
+            *count += 1;
+        }
     }
 
     pub fn dropped(&self, reason: Drop) -> u64 {
-        self.dropped.of(reason)
+        self.dropped.get(reason as usize).copied().unwrap_or(0)
     }
 
     /// The counts of all reasons, in the order of [`Drop::ALL`].
@@ -147,17 +128,6 @@ impl Stats {
 
     /// Each reason that occurred, with its count.
     pub fn drops(&self) -> impl Iterator<Item = (Drop, u64)> {
-        self.dropped.iter()
+        Drop::ALL.into_iter().map(|r| (r, self.dropped(r))).filter(|(_, n)| *n > 0)
     }
-}
-
-/// Counters of one port: what came from its guest, what went to it, and what of the guest's was
-/// dropped.
-#[derive(Clone, Debug, Default)]
-pub struct PortStats {
-    pub frames_in: u64,
-    pub bytes_in: u64,
-    pub frames_out: u64,
-    pub bytes_out: u64,
-    pub dropped: Drops,
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use vmlan_wire::{Mac, OutFrame};
 
 use crate::io::{Links, PortId};
-use crate::stats::{Drop, PortStats, Stats};
+use crate::stats::{Drop, Stats};
 use crate::time::Instant;
 use fdb::Fdb;
 pub(crate) use fdb::Learned;
@@ -36,14 +36,8 @@ pub struct PortCaps {
 }
 
 #[derive(Debug)]
-struct Port {
-    caps: PortCaps,
-    stats: PortStats,
-}
-
-#[derive(Debug)]
 pub(crate) struct Switch {
-    ports: Vec<Option<Port>>,
+    ports: Vec<Option<PortCaps>>,
     fdb: Fdb,
     scratch: egress::Scratch,
 }
@@ -63,7 +57,7 @@ impl Switch {
         if free == self.ports.len() {
             self.ports.push(None);
         }
-        *self.ports.get_mut(free)? = Some(Port { caps, stats: PortStats::default() });
+        *self.ports.get_mut(free)? = Some(caps);
         Some(id)
     }
 
@@ -76,16 +70,7 @@ impl Switch {
     }
 
     pub(crate) fn caps(&self, port: PortId) -> Option<PortCaps> {
-        self.ports.get(usize::from(port.0))?.as_ref().map(|p| p.caps)
-    }
-
-    pub(crate) fn stats(&self, port: PortId) -> Option<&PortStats> {
-        self.ports.get(usize::from(port.0))?.as_ref().map(|p| &p.stats)
-    }
-
-    /// Counters of a port, to count what came from its guest.
-    pub(crate) fn stats_mut(&mut self, port: PortId) -> Option<&mut PortStats> {
-        self.ports.get_mut(usize::from(port.0))?.as_mut().map(|p| &mut p.stats)
+        self.ports.get(usize::from(port.0)).copied().flatten()
     }
 
     pub(crate) fn ports(&self) -> impl Iterator<Item = PortId> {
@@ -132,13 +117,8 @@ impl Switch {
     ) -> usize {
         let Some(caps) = self.caps(port) else { return 0 };
         let taken = egress::send(links, port, caps, frames, &mut self.scratch, stats);
-        let bytes = frames.iter().take(taken).map(|f| f.len() as u64).sum::<u64>();
         stats.frames_out += taken as u64;
-        stats.bytes_out += bytes;
-        if let Some(port) = self.stats_mut(port) {
-            port.frames_out += taken as u64;
-            port.bytes_out += bytes;
-        }
+        stats.bytes_out += frames.iter().take(taken).map(|f| f.len() as u64).sum::<u64>();
         taken
     }
 
