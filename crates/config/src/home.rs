@@ -77,6 +77,16 @@ impl LimaHome {
         self.0.join("_config").join("networks.yaml")
     }
 
+    /// What every instance has unless its `lima.yaml` says otherwise.
+    pub fn default_yaml(&self) -> PathBuf {
+        self.0.join("_config").join("default.yaml")
+    }
+
+    /// What every instance has whatever its `lima.yaml` says.
+    pub fn override_yaml(&self) -> PathBuf {
+        self.0.join("_config").join("override.yaml")
+    }
+
     /// The directory of an instance.
     pub fn instance(&self, name: &str) -> PathBuf {
         self.0.join(name)

@@ -1,5 +1,5 @@
-//! vmlan's configuration: `networks.yaml`, the `networks:` list of `lima.yaml`, and where files are
-//! below `$LIMA_HOME`.
+//! vmlan's configuration: `networks.yaml`, what `lima.yaml` says about networks and names, and where
+//! files are below `$LIMA_HOME`.
 //!
 //! What a file says is first a raw type, whose every value knows where it stands ([`raw`]), and
 //! becomes once what the program works with ([`Networks`], [`Attachment`]). Every rule is checked on
@@ -16,12 +16,14 @@ pub mod entry;
 pub mod file;
 mod home;
 mod identifier;
+pub mod layers;
 mod mac;
 pub mod machine;
 mod networks;
 pub mod overlap;
 mod platform;
 pub mod raw;
+mod resolver;
 pub mod routes;
 pub mod schema;
 mod secure;
@@ -40,6 +42,7 @@ pub use identifier::{IdentifierError, host_name};
 pub use mac::{MacError, mac_address, parse_mac, show_mac};
 pub use networks::{BUILT_IN, Link, Mode, Network, Networks, Paths, Resolved};
 pub use platform::{Os, Platform};
+pub use resolver::HostResolver;
 pub use secure::{PathError, check_paths};
 pub use source::{Diagnostic, Report, Severity, Source, Span};
 pub use subnet::{Subnet, SubnetError, parse_gateway};

@@ -58,6 +58,23 @@ raw! {
     pub struct RawInstance {
         /// The networks of the instance beside the default one.
         "networks" => networks: Vec<At<RawEntry>>,
+        /// What names mean to the instance.
+        "hostResolver" => host_resolver: RawHostResolver,
+        /// Nameservers for the instance, in place of the host's.
+        "dns" => dns: Vec<At<String>>,
+    }
+}
+
+raw! {
+    /// What names mean to an instance.
+    #[schemars(rename = "HostResolver")]
+    pub struct RawHostResolver {
+        /// Whether names are resolved as the host does, true by default.
+        "enabled" => enabled: At<bool>,
+        /// Whether outside names have IPv6 addresses; by default as the host has one.
+        "ipv6" => ipv6: At<bool>,
+        /// Names of its own: each an address, or another name.
+        "hosts" => hosts: Entries<At<String>>,
     }
 }
 

@@ -28,6 +28,12 @@ impl<T> At<T> {
     }
 }
 
+impl<T: Default> Default for At<T> {
+    fn default() -> Self {
+        Self::nowhere(T::default())
+    }
+}
+
 impl<T: PartialEq> PartialEq for At<T> {
     /// The place does not count.
     fn eq(&self, other: &Self) -> bool {

@@ -91,6 +91,7 @@ pub fn guest_interface(config: &Config, number: u32, name: &str) -> Option<Inter
     let ipv4 = guests.nth(usize::try_from(number).ok()?)?;
     let ipv6 = config.ipv6.nth(u64::from(ipv4.to_bits() - config.ipv4.network.to_bits()));
     Some(InterfaceConfig {
+        metric: None,
         name: name.into(),
         mtu: Some(config.mtu),
         mac: None,

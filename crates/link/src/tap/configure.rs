@@ -19,6 +19,8 @@ pub struct InterfaceConfig {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Next hops of default routes, one for each family at most.
     pub gateways: Vec<IpAddr>,
+    /// The metric of the default routes, where the system is not to choose it.
+    pub metric: Option<u32>,
 }
 
 /// What could not be set up.
@@ -83,7 +85,7 @@ pub fn configure_interface(config: &InterfaceConfig) -> Result<(), ConfigureErro
     }
     for gateway in &config.gateways {
         if gateway.is_ipv4() || has_v6 {
-            let result = netlink.ask(route_request(index, *gateway));
+            let result = netlink.ask(route_request(index, *gateway, config.metric));
             result.map_err(doing(format!("set the default route by {gateway} on {name}")))?;
         }
     }
@@ -135,15 +137,19 @@ fn address_request(index: u32, address: IpAddr, prefix: u8) -> Request {
     request
 }
 
-fn route_request(index: u32, gateway: IpAddr) -> Request {
+fn route_request(index: u32, gateway: IpAddr, metric: Option<u32>) -> Request {
     // `struct rtmsg`: no destination, so everything; by the administrator, as `ip route` says.
     let (table, protocol, scope, kind) =
         (libc::RT_TABLE_MAIN, libc::RTPROT_BOOT, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST);
     let body = [family(gateway), 0, 0, 0, table, protocol, scope, kind, 0, 0, 0, 0];
     let flags = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
-    Request::new(libc::RTM_NEWROUTE, flags, &body)
+    let request = Request::new(libc::RTM_NEWROUTE, flags, &body)
         .attribute(libc::RTA_GATEWAY, &octets(gateway))
-        .attribute(libc::RTA_OIF, &index.to_ne_bytes())
+        .attribute(libc::RTA_OIF, &index.to_ne_bytes());
+    match metric {
+        Some(metric) => request.attribute(libc::RTA_PRIORITY, &metric.to_ne_bytes()),
+        None => request,
+    }
 }
 
 /// `IFA_F_NODAD`, which libc has for Android only.

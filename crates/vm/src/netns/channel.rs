@@ -24,7 +24,7 @@ pub(super) struct Channel(OwnedFd);
 pub(super) enum Message {
     /// To init: your user and group are mapped.
     Mapped,
-    /// To the supervisor, with a descriptor: the guest's network card.
+    /// To the supervisor, with a descriptor: the guest's next network card.
     Card,
     /// To the supervisor: everything is prepared.
     Ready,

@@ -8,9 +8,9 @@ use std::net::IpAddr;
 /// the host's own file says.
 const HOST_ALIAS: &str = "host.lima.internal";
 
-/// resolv.conf(5): `server` instead of the host's, search list and options as they are.
-pub(super) fn resolv_conf(host: &str, server: IpAddr) -> String {
-    let mut text = format!("nameserver {server}\n");
+/// resolv.conf(5): `servers` instead of the host's, search list and options as they are.
+pub(super) fn resolv_conf(host: &str, servers: &[IpAddr]) -> String {
+    let mut text: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
     for line in host.lines() {
         if matches!(line.split_ascii_whitespace().next(), Some("search" | "domain" | "options")) {
             text.push_str(line);
@@ -85,10 +85,10 @@ mod tests {
         let host =
             "# by hand\nnameserver 127.0.0.53\noptions edns0 trust-ad\nsearch corp.example\n";
         assert_eq!(
-            resolv_conf(host, "192.168.5.3".parse().unwrap()),
-            "nameserver 192.168.5.3\noptions edns0 trust-ad\nsearch corp.example\n"
+            resolv_conf(host, &["192.168.5.3".parse().unwrap(), "fd00::3".parse().unwrap()]),
+            "nameserver 192.168.5.3\nnameserver fd00::3\noptions edns0 trust-ad\nsearch corp.example\n"
         );
-        assert_eq!(resolv_conf("", "192.168.5.3".parse().unwrap()), "nameserver 192.168.5.3\n");
+        assert_eq!(resolv_conf("", &["192.168.5.3".parse().unwrap()]), "nameserver 192.168.5.3\n");
     }
 
     #[test]

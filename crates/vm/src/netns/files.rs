@@ -36,11 +36,14 @@ pub(super) struct MountError {
 
 /// Gives the calling process's mount namespace the guest's files, and makes the directories
 /// `hidden` empty. Returns the places where the host could uncover its own again.
-pub(super) fn replace(resolver: IpAddr, hidden: &[PathBuf]) -> Result<Vec<PathBuf>, MountError> {
+pub(super) fn replace(
+    resolvers: &[IpAddr],
+    hidden: &[PathBuf],
+) -> Result<Vec<PathBuf>, MountError> {
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let read = |path: &str| fs::read(path).unwrap_or_default();
     let text = |path: &str| String::from_utf8_lossy(&read(path)).into_owned();
-    let resolv_conf = etc::resolv_conf(&text("/etc/resolv.conf"), resolver);
+    let resolv_conf = etc::resolv_conf(&text("/etc/resolv.conf"), resolvers);
     let mut files = vec![
         ("resolv.conf", resolv_conf.clone()),
         ("hosts", etc::hosts(&text("/etc/hosts"), &hostname)),

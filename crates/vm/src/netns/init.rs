@@ -41,12 +41,14 @@ fn prepare(line: &Channel, guest: &Guest) -> Result<Option<Keeper>, String> {
         .map_err(|e| format!("cannot be tied to the supervisor: {e}"))?;
     expect(line, &Message::Mapped)?;
     quiet_ipv6();
-    let card = rights::tap(&guest.card.name)?;
-    let _ = sys::leave_to_namespace(card.as_fd());
-    line.send_with(&Message::Card, Some(card.as_fd())).map_err(gone)?;
-    drop(card);
-    vmlan_link::tap::configure_interface(&guest.card).map_err(|e| e.to_string())?;
-    let places = files::replace(guest.resolver, &guest.hidden).map_err(|e| rights::mount(&e))?;
+    for config in &guest.cards {
+        let card = rights::tap(&config.name)?;
+        let _ = sys::leave_to_namespace(card.as_fd());
+        line.send_with(&Message::Card, Some(card.as_fd())).map_err(gone)?;
+        drop(card);
+        vmlan_link::tap::configure_interface(config).map_err(|e| e.to_string())?;
+    }
+    let places = files::replace(&guest.resolvers, &guest.hidden).map_err(|e| rights::mount(&e))?;
     if let Err(e) = kernel::fresh_proc() {
         tell(&format!(
             "/proc shows the processes of this container, which does not allow another: {e}"

@@ -1,11 +1,11 @@
 //! Namespace guests: a command of the caller's, in user, network, mount and PID namespaces of its
 //! own, on a network that vmlan serves.
 //!
-//! Three processes surround the command. The *supervisor* is the caller's own process: it waits,
-//! passes signals on and ends as the command ends. *Init* is PID 1 of the guest
-//! and the command's parent. The *network* owns the engine. When the supervisor dies, however it
-//! dies, the kernel kills the other two, and with init everything in the guest; the namespaces and
-//! the network card go with their last process.
+//! Three processes or more surround the command. The *supervisor* is the caller's own process: it
+//! waits, passes signals on and ends as the command ends. *Init* is PID 1 of the guest and the
+//! command's parent. A *network* serves one of the guest's network cards. When the supervisor dies,
+//! however it dies, the kernel kills the others, and with init everything in the guest; the
+//! namespaces and the network cards go with their last process.
 //!
 //! This is a network for a command, not a wall against it: a process of the same user outside may
 //! do anything to it, and it sees the host's files.
@@ -27,7 +27,7 @@ mod witness;
 use std::ffi::CString;
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use vmlan_link::tap::InterfaceConfig;
@@ -35,7 +35,7 @@ use vmlan_link::tap::InterfaceConfig;
 pub use network::{Serve, Supervisor};
 
 use channel::{Channel, Message};
-use network::Network;
+use network::Place;
 use supervisor::Watch;
 use sys::{Fork, Inherited};
 use terminal::Terminal;
@@ -47,10 +47,11 @@ pub struct Guest {
     pub command: Vec<CString>,
     /// Run it as root of the guest instead of as the caller.
     pub root: bool,
-    /// The guest's network card and its addresses.
-    pub card: InterfaceConfig,
-    /// The name server in resolv.conf.
-    pub resolver: IpAddr,
+    /// The guest's network cards and their addresses; at least one. Each has a process that serves
+    /// it.
+    pub cards: Vec<InterfaceConfig>,
+    /// The name servers in resolv.conf.
+    pub resolvers: Vec<IpAddr>,
     /// Directories of the host's that are empty to the guest, where they exist.
     pub hidden: Vec<PathBuf>,
 }
@@ -88,8 +89,8 @@ pub fn run(guest: &Guest, serve: Serve<'_>) -> Result<Ending, RunError> {
     let keep = [Some(line.as_fd()), terminal.fd().map(AsFd::as_fd)];
     sys::close_all_but(&keep.into_iter().flatten().collect::<Vec<_>>());
 
-    let started = prepare(init, &line, guest, serve).and_then(|(card, network)| {
-        let watch = Watch::new(init, terminal, card, network, serve)
+    let started = prepare(init, &line, guest, serve).and_then(|places| {
+        let watch = Watch::new(init, terminal, places, serve)
             .map_err(|e| format!("cannot watch the command: {e}"))?;
         line.send(&Message::Go).map_err(|e| format!("cannot start the command: {e}"))?;
         Ok(watch)
@@ -104,24 +105,26 @@ pub fn run(guest: &Guest, serve: Serve<'_>) -> Result<Ending, RunError> {
     }
 }
 
-/// Makes guest and network ready for the command.
+/// Makes guest and networks ready for the command.
 fn prepare(
     init: i32,
     line: &Channel,
     guest: &Guest,
     serve: Serve<'_>,
-) -> Result<(OwnedFd, Network), String> {
+) -> Result<Vec<Place>, String> {
     ids::map(init, guest.root).map_err(|e| rights::mapping(&e))?;
     line.send(&Message::Mapped).map_err(|e| format!("cannot reach the guest's init: {e}"))?;
-    let (Message::Card, Some(card)) = expect(line)? else {
-        return Err("the guest's init has no network card to give".into());
-    };
-    let for_network = card.try_clone().map_err(|e| format!("cannot keep the card: {e}"))?;
-    let network = Network::start(for_network, serve)
-        .map_err(|e| format!("cannot start the network's process: {e}"))?;
+    let mut places = Vec::new();
+    for index in 0..guest.cards.len() {
+        let (Message::Card, Some(card)) = expect(line)? else {
+            return Err("the guest's init has no network card to give".into());
+        };
+        let place = Place::start(index, card, serve);
+        places.push(place.map_err(|e| format!("cannot start the network's process: {e}"))?);
+    }
     expect(line)?;
-    network.wait_ready()?;
-    Ok((card, network))
+    places.iter().try_for_each(Place::wait_ready)?;
+    Ok(places)
 }
 
 /// The next thing that init says while it prepares.

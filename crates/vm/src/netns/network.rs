@@ -1,4 +1,4 @@
-//! The process that is the guest's network: a child of the supervisor, which owns the engine. It
+//! The process that serves one of the guest's network cards, a child of the supervisor. It
 //! is a process of its own, in a session of its own, so that a Ctrl-Z that stops the supervisor
 //! with the command does not stop the network under it, and no limit or descriptor that the engine
 //! needs is seen by the command.
@@ -12,9 +12,10 @@ use rustix::process::Signal;
 
 use super::channel::{Channel, Message};
 use super::sys::{self, Change, Fork};
+use super::tell;
 
-/// Serves a guest whose network card it is given, until [`Supervisor`] says that the guest is gone.
-pub type Serve<'a> = &'a dyn Fn(OwnedFd, &Supervisor) -> Result<(), String>;
+/// Serves the card of this index, until [`Supervisor`] says that the guest is gone.
+pub type Serve<'a> = &'a dyn Fn(usize, OwnedFd, &Supervisor) -> Result<(), String>;
 
 /// How long the process may take to finish before it is killed.
 const FINISH: Duration = Duration::from_secs(3);
@@ -37,15 +38,82 @@ impl AsFd for Supervisor {
     }
 }
 
+/// A process that lived shorter than this is not started again.
+const TOO_SHORT: Duration = Duration::from_secs(1);
+
+/// A network card of the guest's, and the process that serves it as long as there is one.
+#[derive(Debug)]
+pub(super) struct Place {
+    index: usize,
+    card: OwnedFd,
+    network: Option<Network>,
+    started: Instant,
+}
+
+impl Place {
+    pub(super) fn start(index: usize, card: OwnedFd, serve: Serve<'_>) -> io::Result<Self> {
+        let network = Some(Network::start(index, card.try_clone()?, serve)?);
+        Ok(Self { index, card, network, started: Instant::now() })
+    }
+
+    /// Waits until the network serves.
+    pub(super) fn wait_ready(&self) -> Result<(), String> {
+        self.network.as_ref().map_or(Ok(()), Network::wait_ready)
+    }
+
+    /// What becomes readable when the process ends.
+    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.network.as_ref().map(|network| network.line.as_fd())
+    }
+
+    /// Starts the process again if it has died: the guest keeps its card, and connections that the
+    /// new process does not know are reset as they go on.
+    pub(super) fn look_after(&mut self, serve: Serve<'_>) {
+        let Some(why) = self.network.as_ref().and_then(Network::ended) else { return };
+        self.network = None;
+        let restarted = if self.started.elapsed() < TOO_SHORT {
+            Err("at its start".to_owned())
+        } else {
+            self.card
+                .try_clone()
+                .and_then(|card| Network::start(self.index, card, serve))
+                .map_err(|e| e.to_string())
+                .and_then(|network| network.wait_ready().map(|()| network))
+        };
+        match restarted {
+            Ok(network) => {
+                tell(&format!("{why}; another has taken its place"));
+                self.network = Some(network);
+                self.started = Instant::now();
+            }
+            Err(again) => {
+                tell(&format!("{why}; the guest has no network any more ({again})"));
+            }
+        }
+    }
+}
+
+/// Lets the networks deliver what the guest has sent, then ends them.
+pub(super) fn finish(places: Vec<Place>) {
+    let networks: Vec<_> = places.into_iter().filter_map(|place| place.network).collect();
+    for network in &networks {
+        let _ = network.line.send(&Message::Finish);
+    }
+    let end = Instant::now() + FINISH;
+    for network in networks {
+        network.await_end(end);
+    }
+}
+
 /// The supervisor's hold on the process.
 #[derive(Debug)]
-pub(super) struct Network {
+struct Network {
     pid: i32,
     line: Channel,
 }
 
 impl Network {
-    pub(super) fn start(card: OwnedFd, serve: Serve<'_>) -> io::Result<Self> {
+    fn start(index: usize, card: OwnedFd, serve: Serve<'_>) -> io::Result<Self> {
         let (ours, theirs) = Channel::pair()?;
         let supervisor = rustix::process::getpid();
         match sys::fork()? {
@@ -60,7 +128,7 @@ impl Network {
                 sys::close_all_but(&[theirs.as_fd(), card.as_fd()]);
                 sys::set_title(c"vmlan-network");
                 let supervisor = Supervisor(theirs);
-                match serve(card, &supervisor) {
+                match serve(index, card, &supervisor) {
                     Ok(()) => sys::exit(0),
                     Err(why) => {
                         let _ = supervisor.0.send(&Message::Failed(why));
@@ -72,7 +140,7 @@ impl Network {
     }
 
     /// Waits until the network serves. The error is what the process said.
-    pub(super) fn wait_ready(&self) -> Result<(), String> {
+    fn wait_ready(&self) -> Result<(), String> {
         match self.line.recv() {
             Ok(Some((Message::Ready, _))) => Ok(()),
             Ok(Some((Message::Failed(why), _))) => Err(why),
@@ -82,7 +150,7 @@ impl Network {
     }
 
     /// Why the process has ended by itself, if it has.
-    pub(super) fn ended(&self) -> Option<String> {
+    fn ended(&self) -> Option<String> {
         match self.line.try_recv() {
             Ok(Some((Message::Failed(why), _))) => {
                 self.reap();
@@ -94,10 +162,8 @@ impl Network {
         }
     }
 
-    /// Lets the network deliver what the guest has sent, then ends it.
-    pub(super) fn finish(self) {
-        let _ = self.line.send(&Message::Finish);
-        let end = Instant::now() + FINISH;
+    /// Waits for the process to end, and kills it at `end`.
+    fn await_end(&self, end: Instant) {
         while self.ended().is_none() {
             let left = end.saturating_duration_since(Instant::now());
             let timeout = Timespec::try_from(left).ok();
@@ -116,11 +182,5 @@ impl Network {
             Some(Change::Killed(signal)) => format!("was killed by signal {signal}"),
             _ => "is gone".into(),
         }
-    }
-}
-
-impl AsFd for Network {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.line.as_fd()
     }
 }

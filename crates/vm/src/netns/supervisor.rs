@@ -3,47 +3,31 @@
 //! and keeps the network alive beside it.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
+use super::Ending;
 use super::channel::{Channel, Message};
-use super::network::{Network, Serve};
+use super::network::{self, Place, Serve};
 use super::sys::{self, Change, Signals};
 use super::terminal::Terminal;
-use super::{Ending, tell};
-
-/// A network process that lived shorter than this is not started again.
-const TOO_SHORT: Duration = Duration::from_secs(1);
 
 pub(super) struct Watch<'a> {
     init: i32,
     signals: Signals,
     terminal: Terminal,
-    card: OwnedFd,
+    places: Vec<Place>,
     serve: Serve<'a>,
-    network: Option<Network>,
-    network_started: Instant,
 }
 
 impl<'a> Watch<'a> {
     pub(super) fn new(
         init: i32,
         terminal: Terminal,
-        card: OwnedFd,
-        network: Network,
+        places: Vec<Place>,
         serve: Serve<'a>,
     ) -> io::Result<Self> {
-        Ok(Self {
-            init,
-            signals: Signals::new()?,
-            terminal,
-            card,
-            serve,
-            network: Some(network),
-            network_started: Instant::now(),
-        })
+        Ok(Self { init, signals: Signals::new()?, terminal, places, serve })
     }
 
     /// Waits for the command's end, and until nothing of the guest is left.
@@ -55,9 +39,7 @@ impl<'a> Watch<'a> {
         };
         sys::reap(self.init);
         self.terminal.reclaim();
-        if let Some(network) = self.network.take() {
-            network.finish();
-        }
+        network::finish(self.places);
         ending
     }
 
@@ -65,12 +47,13 @@ impl<'a> Watch<'a> {
     fn pass(&mut self, line: &Channel) -> Option<Ending> {
         let mut fds =
             vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(line, PollFlags::IN)];
-        if let Some(network) = &self.network {
-            fds.push(PollFd::new(network, PollFlags::IN));
-        }
+        let places = self.places.iter().filter_map(Place::fd);
+        fds.extend(places.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let _ = rustix::event::poll(&mut fds, None);
         self.pass_signals_on(line);
-        self.look_after_network();
+        for place in &mut self.places {
+            place.look_after(self.serve);
+        }
         self.hear_init(line)
     }
 
@@ -122,32 +105,6 @@ impl<'a> Watch<'a> {
         let _ = sys::suffer(signal);
         if let Some(group) = foreground {
             self.terminal.hand_to(group);
-        }
-    }
-
-    /// Starts the network again if its process has died: the guest keeps its card, and connections
-    /// that the new process does not know are reset as they go on.
-    fn look_after_network(&mut self) {
-        let Some(why) = self.network.as_ref().and_then(Network::ended) else { return };
-        self.network = None;
-        let restarted = if self.network_started.elapsed() < TOO_SHORT {
-            Err("at its start".to_owned())
-        } else {
-            self.card
-                .try_clone()
-                .and_then(|card| Network::start(card, self.serve))
-                .map_err(|e| e.to_string())
-                .and_then(|network| network.wait_ready().map(|()| network))
-        };
-        match restarted {
-            Ok(network) => {
-                tell(&format!("{why}; another has taken its place"));
-                self.network = Some(network);
-                self.network_started = Instant::now();
-            }
-            Err(again) => {
-                tell(&format!("{why}; the guest has no network any more ({again})"));
-            }
         }
     }
 }
