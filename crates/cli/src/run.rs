@@ -7,13 +7,17 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use vmlan_config::raw::RawEntry;
-use vmlan_engine::config::{HostLoopback, Ipv4Net};
-use vmlan_engine::{Config, Forward};
+use vmlan_engine::Forward;
 
 use crate::Failure;
 use crate::names::NameArgs;
 
-mod joined;
+#[cfg(target_os = "linux")]
+mod guest;
+#[cfg(target_os = "linux")]
+mod managed;
+#[cfg(target_os = "linux")]
+mod own;
 
 /// Run a command on a network of its own.
 ///
@@ -23,6 +27,7 @@ mod joined;
 /// running ends with it. The exit code is the command's; 127 if there is no such command, 126 if it
 /// cannot be executed, 125 if vmlan fails.
 #[derive(Debug, clap::Args)]
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is no such guest"))]
 pub(crate) struct Args {
     /// Lead a port of the host to the command: [HOSTIP:]HOSTPORT:GUESTPORT[/udp].
     ///
@@ -31,13 +36,15 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "PUBLISH")]
     publish: Vec<Publish>,
 
-    /// Join a configured network of mode user-v2 instead of having one alone: lima:NAME.
+    /// Join this network: lima:NAME for one of mode user-v2 in networks.yaml, or socket:PATH for the
+    /// socket of a daemon that somebody else runs, which speaks QEMU's framing.
     ///
-    /// The guests of a network reach each other by address and by name. It is served by a daemon
-    /// that comes with the first guest and goes with the last.
-    #[arg(long, value_name = "lima:NAME", value_parser = RawEntry::from_flag,
-          conflicts_with_all = ["mtu", "no_host_loopback", "capture", "dns_host", "dns", "dns_ipv6"])]
-    network: Option<RawEntry>,
+    /// The guests of a network reach each other by address and by name. A user-v2 network takes the
+    /// place of the default one as eth0; what is given further is lima1 and so on, by its position
+    /// from 0. A user-v2 network is served by a daemon that comes with the first guest and goes with
+    /// the last.
+    #[arg(long, value_name = "NETWORK", value_parser = RawEntry::from_flag, value_delimiter = ',')]
+    network: Vec<RawEntry>,
 
     /// What other guests call this one: lima-NAME.internal. Its addresses stay the same.
     #[arg(long, requires = "network")]
@@ -47,10 +54,9 @@ pub(crate) struct Args {
     #[arg(long)]
     root: bool,
 
-    /// Largest IP packet on the network.
-    #[arg(long, value_name = "BYTES", default_value_t = 65520,
-          value_parser = clap::value_parser!(u16).range(576..=65520))]
-    mtu: u16,
+    /// Largest IP packet on the default network [default: 65520].
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(576..=65520))]
+    mtu: Option<u16>,
 
     /// Keep the command away from the host's loopback and its own addresses.
     #[arg(long)]
@@ -80,137 +86,42 @@ impl FromStr for Publish {
     }
 }
 
-const SUBNET: Ipv4Net = Ipv4Net { network: Ipv4Addr::new(192, 168, 5, 0), prefix: 24 };
+/// The guest on the default network.
 const GUEST: Ipv4Addr = Ipv4Addr::new(192, 168, 5, 15);
-
-/// What the network's process is to do.
-#[derive(Debug)]
-#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is no such process"))]
-struct Network {
-    config: Config,
-    dns: vmlan_dns::Options,
-    forwards: Vec<Forward>,
-    capture: Option<PathBuf>,
-}
 
 /// The exit code that tells a failure of vmlan's from one of the command's, as env(1) has it.
 const FAILED: u8 = 125;
 
 pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
-    if let Some(network) = args.network {
-        let forwards = args.publish.into_iter().flat_map(|publish| publish.0).collect();
-        let guest = joined::Guest { name: args.name, forwards };
-        let result = joined::run(args.command, args.root, network, guest);
-        return result.or_else(|why| {
-            crate::tell(&why);
-            Ok(ExitCode::from(FAILED))
-        });
-    }
-    let network = vmlan_netd::network(SUBNET, None);
-    let mut config = network.map_err(|e| Failure::Usage(e.to_string()))?;
-    config.mtu = args.mtu;
-    if args.no_host_loopback {
-        config.host_loopback = HostLoopback::None;
-    }
-    let dns = args.names.options()?;
-    let forwards = args.publish.into_iter().flat_map(|publish| publish.0).collect();
-    let network = Network { config, dns, forwards, capture: args.capture };
-    match imp::run(args.command, args.root, &network) {
-        Ok(code) => Ok(code),
-        Err(why) => {
+    match imp::run(args) {
+        Err(Failure::Failed(why)) => {
             crate::tell(&why);
             Ok(ExitCode::from(FAILED))
         }
+        result => result,
     }
 }
 
 #[cfg(target_os = "linux")]
 mod imp {
-    use std::ffi::CString;
-    use std::os::fd::{AsFd, OwnedFd};
-    use std::os::unix::ffi::OsStringExt;
+    use super::{Args, ExitCode, Failure, guest};
 
-    use vmlan_config::LimaHome;
-    use vmlan_link::tap::{InterfaceConfig, TapLink};
-    use vmlan_netd::{Daemon, Next};
-    use vmlan_vm::netns::{self, Guest, Supervisor};
-
-    use super::{ExitCode, Network, OsString, PathBuf};
-
-    pub(super) fn run(
-        command: Vec<OsString>,
-        root: bool,
-        network: &Network,
-    ) -> Result<ExitCode, String> {
-        let config = &network.config;
-        let command = command.into_iter().map(|arg| CString::new(arg.into_vec()));
-        let guest = Guest {
-            command: command.collect::<Result<_, _>>().map_err(|e| e.to_string())?,
-            root,
-            card: InterfaceConfig {
-                name: "eth0".into(),
-                mtu: Some(config.mtu),
-                mac: None,
-                addresses: vec![
-                    (super::GUEST.into(), config.ipv4.prefix),
-                    (config.ipv6.nth(0x15).into(), 64),
-                ],
-                gateways: vec![config.gateway.into(), config.ipv6.gateway().into()],
-            },
-            resolver: config.dns.into(),
-            hidden: control_sockets(),
-        };
-        let serve = |card: OwnedFd, supervisor: &Supervisor| {
-            serve(card, supervisor, network).map_err(|e| e.to_string())
-        };
-        match netns::run(&guest, &serve) {
-            Ok(ending) => ending.pass_on(),
-            Err(e) => Err(e.to_string()),
-        }
-    }
-
-    /// Where vmlan's daemons keep their control sockets: a guest is not to command its own network.
-    pub(super) fn control_sockets() -> Vec<PathBuf> {
-        let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty());
-        let runtime = runtime.map(PathBuf::from).into_iter().chain([PathBuf::from("/run")]);
-        // Without a home there is nothing below it.
-        let networks = LimaHome::from_env().map(|home| home.networks());
-        runtime.map(|runtime| runtime.join("vmlan")).chain(networks).collect()
-    }
-
-    /// What the network's own process does.
-    fn serve(
-        card: OwnedFd,
-        supervisor: &Supervisor,
-        network: &Network,
-    ) -> Result<(), Box<dyn std::error::Error>> {
-        // Without the right to more files, the network serves fewer flows.
-        vmlan_host::raise_fd_limit();
-        let mut daemon = Daemon::new(network.config.clone(), network.dns.clone())?;
-        for forward in &network.forwards {
-            daemon.add_forward(forward.clone())?;
-        }
-        if let Some(path) = &network.capture {
-            daemon.capture(path).map_err(|e| format!("--capture {e}"))?;
-        }
-        daemon.add_link(Box::new(TapLink::new(card)?))?;
-        daemon.watch(supervisor.as_fd().try_clone_to_owned()?, |_| Next::Finish)?;
-        supervisor.ready()?;
-        Ok(daemon.run()?)
+    pub(super) fn run(args: Args) -> Result<ExitCode, Failure> {
+        let cards =
+            if args.network.is_empty() { guest::alone(&args) } else { guest::joined(&args) };
+        guest::run(args.command, args.root, cards?)
     }
 }
 
 #[cfg(not(target_os = "linux"))]
 mod imp {
-    use super::{ExitCode, Network, OsString};
+    use super::{Args, ExitCode, Failure};
 
-    pub(super) fn run(
-        _command: Vec<OsString>,
-        _root: bool,
-        _network: &Network,
-    ) -> Result<ExitCode, String> {
-        Err("run needs Linux, whose namespaces it is made of; on this system, attach a virtual \
+    pub(super) fn run(_args: Args) -> Result<ExitCode, Failure> {
+        Err(Failure::Failed(
+            "run needs Linux, whose namespaces it is made of; on this system, attach a virtual \
              machine to: vmlan netd"
-            .into())
+                .into(),
+        ))
     }
 }

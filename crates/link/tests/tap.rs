@@ -97,6 +97,7 @@ impl Drop for Process {
 
 fn config(host: u8, mtu: u16) -> InterfaceConfig {
     InterfaceConfig {
+        metric: None,
         name: "tap0".into(),
         mtu: Some(mtu),
         mac: Some([0x52, 0x55, 0, 0, 0, host]),

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 
-use crate::guests::{Guest, Lab, SERVE, eventually};
+use crate::lab::{Guest, Lab, SERVE, eventually};
 use crate::support::Said;
 
 fn forward(lab: &Lab, args: &[&str]) -> Said {

@@ -1,117 +1,13 @@
 //! Guests on a configured network: names, addresses, and the daemon that comes and goes with them.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixListener;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 
-use crate::support::Home;
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-const LAB: &str = "networks:\n  lab: {mode: user-v2, gateway: 10.71.0.1}\n";
-
-/// A home whose daemons end with it.
-pub(crate) struct Lab(pub(crate) Home);
-
-impl Lab {
-    pub(crate) fn new() -> Self {
-        Self(Home::with(LAB))
-    }
-
-    pub(crate) fn pid(&self) -> Option<Pid> {
-        let path = self.0.path("_networks/lab/usernet_lab.pid");
-        Pid::from_raw(fs::read_to_string(path).ok()?.trim().parse().ok()?)
-    }
-
-    fn run(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vmlan"));
-        command.args(["run", "--network", "lima:lab"]).args(args).env("LIMA_HOME", self.0.path(""));
-        command
-    }
-
-    /// Standard output of a command in a guest.
-    #[track_caller]
-    fn output(&self, args: &[&str]) -> String {
-        let output = self.run(args).stdin(Stdio::null()).output().unwrap();
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{args:?}: {} {error}", output.status);
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// Files of the network that are not meant to stay.
-    fn left(&self) -> Vec<String> {
-        let dir = fs::read_dir(self.0.path("_networks/lab")).unwrap();
-        let names = dir.map(|e| e.unwrap().file_name().into_string().unwrap());
-        let mut names: Vec<_> =
-            names.filter(|n| !n.ends_with(".log") && n != "leases.json").collect();
-        names.sort();
-        names
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        if let Some(pid) = self.pid() {
-            let _ = kill_process(pid, Signal::KILL);
-        }
-    }
-}
-
-/// A shell in a guest.
-pub(crate) struct Guest {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl Guest {
-    pub(crate) fn start(lab: &Lab, args: &[&str]) -> Self {
-        let mut command = lab.run(args);
-        command.args(["--", "sh"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let input = child.stdin.take().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        let mut guest = Self { child, input, output };
-        assert_eq!(guest.line("echo here"), "here");
-        guest
-    }
-
-    /// The line that a command of the shell says.
-    pub(crate) fn line(&mut self, command: &str) -> String {
-        writeln!(self.input, "{command}").unwrap();
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        line.trim_end().to_owned()
-    }
-
-    fn addresses(&mut self) -> String {
-        self.line("echo $(ip -br address show eth0)")
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-pub(crate) const SERVE: &str = "busybox nc -l -p 8000 -e echo hello >/dev/null 2>&1 & echo started";
+use crate::lab::{Guest, Lab, SERVE, eventually};
 
 #[test]
 fn guests_reach_each_other_by_name_and_the_daemon_goes_with_them() {

@@ -6,5 +6,9 @@ mod edits;
 mod forwards;
 #[cfg(target_os = "linux")]
 mod guests;
+#[cfg(target_os = "linux")]
+mod lab;
 mod list;
+#[cfg(target_os = "linux")]
+mod several;
 mod support;

@@ -27,7 +27,7 @@ mod witness;
 use std::ffi::CString;
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use vmlan_link::tap::InterfaceConfig;

@@ -1,0 +1,190 @@
+//! A guest with its network cards: what each is connected to, and who serves it.
+
+use std::ffi::{CString, OsString};
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::UNIX_EPOCH;
+
+use vmlan_config::raw::{At, RawEntry};
+use vmlan_config::{Attachment, LimaHome, Mode, NetworksFile, Target};
+use vmlan_link::tap::InterfaceConfig;
+use vmlan_vm::netns::{self, Supervisor};
+
+use super::Args;
+use super::managed::Managed;
+use super::own::Own;
+use crate::Failure;
+
+/// The guest's side of its networks.
+#[derive(Debug)]
+pub(super) struct Cards {
+    cards: Vec<InterfaceConfig>,
+    places: Vec<Place>,
+    resolvers: Vec<IpAddr>,
+}
+
+/// What serves a card.
+#[derive(Debug)]
+enum Place {
+    Own(Box<Own>),
+    Managed(Box<Managed>),
+}
+
+/// A guest on the default network and no other.
+pub(super) fn alone(args: &Args) -> Result<Cards, Failure> {
+    let own = Own::new(args)?;
+    let (cards, resolvers) = (vec![own.card()], vec![own.resolver()]);
+    Ok(Cards { cards, resolvers, places: vec![Place::Own(Box::new(own))] })
+}
+
+/// A guest on the networks that were asked for.
+pub(super) fn joined(args: &Args) -> Result<Cards, Failure> {
+    let (home, file) = crate::network::load()?;
+    let attachments = attachments(&home, &file, &args.network, args.name.as_deref())?;
+    let managed = refuse_what_cannot_be(&file, &attachments)?;
+    if managed {
+        refuse_flags(args)?;
+    }
+    let mut cards = Cards { cards: Vec::new(), places: Vec::new(), resolvers: Vec::new() };
+    for (i, attachment) in attachments.iter().enumerate() {
+        let (mut card, place) = match &attachment.target {
+            Target::Lima(name) => {
+                let network = crate::network::find(&file, name)?;
+                let managed = Managed::ask(&home, network, attachment, args, i == 0)?;
+                if i == 0 {
+                    cards.resolvers = managed.resolvers();
+                }
+                (managed.card(), Place::Managed(Box::new(managed)))
+            }
+            _ => {
+                let own = Own::new(args)?;
+                cards.resolvers = vec![own.resolver()];
+                (own.card(), Place::Own(Box::new(own)))
+            }
+        };
+        card.name.clone_from(&attachment.interface);
+        card.mac = Some(attachment.mac.0);
+        card.metric = Some(attachment.metric);
+        cards.cards.push(card);
+        cards.places.push(place);
+    }
+    Ok(cards)
+}
+
+pub(super) fn run(command: Vec<OsString>, root: bool, cards: Cards) -> Result<ExitCode, Failure> {
+    let command = command.into_iter().map(|arg| CString::new(arg.into_vec()));
+    let guest = netns::Guest {
+        command: command.collect::<Result<_, _>>().map_err(|e| Failure::Failed(e.to_string()))?,
+        root,
+        cards: cards.cards,
+        resolvers: cards.resolvers,
+        hidden: control_sockets(),
+    };
+    let places = cards.places;
+    let serve = |index: usize, card: OwnedFd, supervisor: &Supervisor| match places.get(index) {
+        Some(Place::Own(own)) => own.serve(card, supervisor),
+        Some(Place::Managed(managed)) => managed.serve(&card, supervisor),
+        None => Err("there is no such card".into()),
+    };
+    match netns::run(&guest, &serve) {
+        Ok(ending) => ending.pass_on(),
+        Err(e) => Err(Failure::Failed(e.to_string())),
+    }
+}
+
+/// Where vmlan's daemons keep their control sockets: a guest is not to command its own network.
+fn control_sockets() -> Vec<PathBuf> {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty());
+    let runtime = runtime.map(PathBuf::from).into_iter().chain([PathBuf::from("/run")]);
+    // Without a home there is nothing below it.
+    let networks = LimaHome::from_env().map(|home| home.networks());
+    runtime.map(|runtime| runtime.join("vmlan")).chain(networks).collect()
+}
+
+/// The guest's interfaces. Without a name it is a new guest each time.
+fn attachments(
+    home: &LimaHome,
+    file: &NetworksFile,
+    entries: &[RawEntry],
+    name: Option<&str>,
+) -> Result<Vec<Attachment>, Failure> {
+    let dir = match name {
+        Some(name) => {
+            vmlan_config::host_name(name)
+                .map_err(|e| Failure::Failed(format!("--name {name}: {e}")))?;
+            home.instance(name)
+        }
+        None => {
+            let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+            home.instance(&format!("run#{}#{now}", std::process::id()))
+        }
+    };
+    let machine = vmlan_config::machine::id();
+    let instance =
+        vmlan_config::Instance { networks: &file.networks, machine: &machine, dir: &dir };
+    let entries: Vec<_> = entries.iter().cloned().map(At::nowhere).collect();
+    let (all, warnings) = vmlan_config::attachments(&entries, instance).map_err(|found| {
+        let found: Vec<_> = found.into_iter().map(|d| d.message).collect();
+        Failure::Failed(format!("--network: {}", found.join("; ")))
+    })?;
+    for warning in warnings {
+        crate::tell(&format!("--network: {}", warning.message));
+    }
+    Ok(all)
+}
+
+/// Refuses networks that a command cannot join, before anything is started. Returns whether eth0 is
+/// on a network with a daemon.
+fn refuse_what_cannot_be(file: &NetworksFile, attachments: &[Attachment]) -> Result<bool, Failure> {
+    let refused = |text: String| Err(Failure::Failed(format!("--network {text}")));
+    let mut names: Vec<&str> = Vec::new();
+    for attachment in attachments {
+        match &attachment.target {
+            Target::Default => {}
+            Target::Socket(path) => {
+                return refused(format!("socket:{}: run cannot join it yet", path.display()));
+            }
+            Target::VzNat => {
+                return refused("vzNAT: it is for virtual machines of vmType vz on macOS".into());
+            }
+            Target::Lima(name) => {
+                let mode = crate::network::find(file, name)?.mode;
+                if mode != Mode::UserV2 {
+                    return refused(format!(
+                        "lima:{name}: it has mode {mode}, which needs root; run joins networks of \
+                         mode user-v2"
+                    ));
+                }
+                if names.contains(&name.as_str()) {
+                    return refused(format!("lima:{name}: given twice"));
+                }
+                names.push(name);
+            }
+        }
+    }
+    Ok(matches!(attachments.first().map(|a| &a.target), Some(Target::Lima(_))))
+}
+
+/// Refuses what only a network that is the guest's alone can have.
+fn refuse_flags(args: &Args) -> Result<(), Failure> {
+    let why = [
+        (args.mtu.is_some(), "--mtu", "all guests of a user-v2 network have that of the network"),
+        (
+            args.no_host_loopback,
+            "--no-host-loopback",
+            "what a user-v2 network may reach is the same for all of its guests",
+        ),
+        (
+            args.capture.is_some(),
+            "--capture",
+            "the frames of a user-v2 network pass its daemon, not this command",
+        ),
+    ];
+    match why.into_iter().find(|(given, ..)| *given) {
+        Some((_, flag, why)) => Err(Failure::Usage(format!("{flag}: {why}"))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,127 @@
+//! A guest's card on a configured network of mode user-v2. The process beside the guest lends the
+//! card to the network's daemon; it brings up another daemon, and joins again, when that one dies.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use vmlan_config::{Attachment, LimaHome, Network};
+use vmlan_engine::Forward;
+use vmlan_engine::io::ListenAddr;
+use vmlan_link::tap::InterfaceConfig;
+use vmlan_netd::managed::{self, Forwarded, Hello, JoinError, Joined, Welcome};
+use vmlan_vm::netns::Supervisor;
+
+use super::Args;
+use crate::Failure;
+use crate::network::daemon::Daemon;
+
+/// How long daemons may come and go under a guest that wants to join.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[derive(Debug)]
+pub(super) struct Managed {
+    daemon: Daemon,
+    hello: Hello,
+    welcome: Welcome,
+}
+
+impl Managed {
+    /// Learns from the network's daemon, which is started if there is none, what the card is to be
+    /// configured with.
+    pub(super) fn ask(
+        home: &LimaHome,
+        network: &Network,
+        attachment: &Attachment,
+        args: &Args,
+        first: bool,
+    ) -> Result<Self, Failure> {
+        let daemon = Daemon::of(home, network).map_err(Failure::Failed)?;
+        let forwards = args.publish.iter().flat_map(|publish| &publish.0).filter(|_| first);
+        let mut hello = Hello {
+            addresses: None,
+            mac: vmlan_config::show_mac(attachment.mac),
+            name: args.name.clone(),
+            forwards: forwards.map(forwarded).collect::<Result<_, _>>().map_err(Failure::Failed)?,
+        };
+        let welcome = until_joined(&daemon, |stream| managed::ask(stream, &hello));
+        let welcome = welcome.map_err(Failure::Failed)?;
+        hello.addresses = Some((welcome.address, welcome.address6));
+        Ok(Self { daemon, hello, welcome })
+    }
+
+    pub(super) fn resolvers(&self) -> Vec<IpAddr> {
+        vec![self.welcome.dns.into()]
+    }
+
+    pub(super) fn card(&self) -> InterfaceConfig {
+        let welcome = &self.welcome;
+        InterfaceConfig {
+            mtu: Some(welcome.mtu),
+            addresses: vec![
+                (welcome.address.into(), welcome.prefix),
+                (welcome.address6.into(), 64),
+            ],
+            gateways: vec![welcome.gateway.into(), welcome.gateway6.into()],
+            ..InterfaceConfig::default()
+        }
+    }
+
+    pub(super) fn serve(&self, card: &OwnedFd, supervisor: &Supervisor) -> Result<(), String> {
+        let mut first = true;
+        loop {
+            let joined =
+                until_joined(&self.daemon, |s| managed::join(s, &self.hello, card.as_fd()))?;
+            if joined.welcome != self.welcome {
+                let (old, new) = (self.welcome.address, joined.welcome.address);
+                return Err(format!("the network has the address {new} for the guest, not {old}"));
+            }
+            if std::mem::take(&mut first) {
+                supervisor.ready().map_err(|e| e.to_string())?;
+            }
+            if guest_is_gone(supervisor, &joined).map_err(|e| e.to_string())? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn forwarded(forward: &Forward) -> Result<Forwarded, String> {
+    let (local, udp) = match &forward.listen {
+        ListenAddr::Tcp(local) => (local, false),
+        ListenAddr::Udp(local) => (local, true),
+        ListenAddr::Unix(path) => return Err(format!("{}: not a port", path.display())),
+    };
+    Ok(Forwarded { local: local.to_string(), port: forward.guest.port(), udp })
+}
+
+/// Waits for the end of the guest or of the daemon.
+fn guest_is_gone(supervisor: &Supervisor, joined: &Joined) -> io::Result<bool> {
+    loop {
+        let mut fds = [PollFd::new(supervisor, PollFlags::IN), PollFd::new(joined, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, None) {
+            Ok(_) if !fds[0].revents().is_empty() => return Ok(true),
+            Ok(_) if !fds[1].revents().is_empty() => return Ok(false),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Talks to the network's daemon, to its successor if it ends in between.
+fn until_joined<T>(
+    daemon: &Daemon,
+    talk: impl Fn(UnixStream) -> Result<T, JoinError>,
+) -> Result<T, String> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let stream = daemon.ensure().map_err(|e| e.to_string())?;
+        match talk(stream) {
+            Err(JoinError::Ended) if Instant::now() < end => {}
+            talked => return talked.map_err(|e| e.to_string()),
+        }
+    }
+}

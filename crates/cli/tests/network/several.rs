@@ -1,0 +1,77 @@
+//! Guests with several network cards, and what cannot be joined.
+
+use std::process::Stdio;
+
+use crate::lab::{Guest, Lab};
+
+const TWO: &str = "\
+networks:
+  lab: {mode: user-v2, gateway: 10.71.0.1}
+  dmz: {mode: user-v2, gateway: 10.73.0.1}
+  lan: {mode: shared, gateway: 10.74.0.1}
+";
+
+/// Default routes by interface and metric, IPv4 addresses, the name server.
+const SHOW: &str = "ip -4 route show default | sort | tr -s ' '; ip -br -4 address | tr -s ' '; \
+                    grep ^nameserver /etc/resolv.conf";
+
+#[test]
+fn the_first_user_v2_network_is_eth0_and_others_go_by_their_place() {
+    let lab = Lab::with(TWO);
+    let said = lab.output(&["--network", "lima:dmz", "--", "sh", "-c", SHOW]);
+    let want = "\
+default via 10.71.0.1 dev eth0 metric 200 
+default via 10.73.0.1 dev lima1 metric 100 
+lo UNKNOWN 127.0.0.1/8 
+eth0 UNKNOWN 10.71.0.4/24 
+lima1 UNKNOWN 10.73.0.4/24 
+nameserver 10.71.0.3
+";
+    assert_eq!(said.replace(" UP ", " UNKNOWN "), want);
+}
+
+#[test]
+fn a_guest_is_reached_on_each_of_its_networks() {
+    let lab = Lab::with(TWO);
+    let mut both = Guest::start(&lab, &["--network", "lima:dmz", "--name", "both"]);
+    assert_eq!(both.line("echo started"), "started");
+    for (network, address) in [("lab", "10.71.0.4"), ("dmz", "10.73.0.4")] {
+        let mut command = lab.run_alone(&["--network", &format!("lima:{network}")]);
+        let ask = "getent ahostsv4 lima-both.internal | head -1 | cut -d ' ' -f 1; \
+                   ping -q -c 1 -W 5 lima-both.internal >/dev/null && echo reached";
+        let output = command.args(["--", "sh", "-c", ask]).stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(said, format!("{address}\nreached\n"), "{network}");
+    }
+    // What both of its networks could carry goes out by the one with the smaller metric.
+    assert_eq!(both.line("ip route get 192.0.2.1 | head -1 | cut -d ' ' -f 5"), "lima1");
+}
+
+#[test]
+fn what_run_cannot_join_is_refused_before_anything_is_started() {
+    let lab = Lab::with(TWO);
+    let refused = |args: &[&str]| {
+        let output = lab.run_alone(args).args(["--", "true"]).output().unwrap();
+        assert!(output.stdout.is_empty());
+        assert!(!lab.0.path("_networks").exists(), "{args:?} started something");
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    for (args, code, why) in [
+        (
+            &["--network", "lima:lab,lima:lan"][..],
+            125,
+            "lima:lan: it has mode shared, which needs root",
+        ),
+        (&["--network", "lima:lab", "--network", "lima:lab"], 125, "lima:lab: given twice"),
+        (&["--network", "lima:none"], 125, "not defined in networks.yaml"),
+        (&["--network", "vzNAT"], 125, "vmType vz on macOS"),
+        (&["--network", "lan"], 2, "network name must be"),
+        (&["--network", "lima:lab", "--mtu", "1500"], 2, "--mtu: all guests"),
+        (&["--network", "lima:lab", "--no-host-loopback"], 2, "--no-host-loopback: "),
+        (&["--network", "lima:lab", "--capture", "/dev/null"], 2, "--capture: "),
+    ] {
+        let (status, error) = refused(args);
+        assert_eq!(status, code, "{args:?}: {error}");
+        assert!(error.contains(why), "{args:?}: {error}");
+    }
+}
