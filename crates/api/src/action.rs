@@ -1,6 +1,8 @@
 //! What a client of the control API can ask for: a request becomes one [`Action`]. Paths, fields and
 //! error texts are those of gvisor-tap-vsock where it has them.
 
+use std::net::SocketAddr;
+
 use serde::de::DeserializeOwned;
 use vmlan_engine::Forward;
 use vmlan_engine::io::ListenAddr;
@@ -8,7 +10,7 @@ use vmlan_engine::io::ListenAddr;
 use crate::forward::{self, ForwardError};
 use crate::http::{Request, Response};
 use crate::network::{Forwards, Listens};
-use crate::types::ForwardRequest;
+use crate::types::{ForwardRequest, TunnelRequest};
 
 /// A request that makes sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +44,17 @@ pub enum Action {
     Unexpose {
         listen: ListenAddr,
     },
+    /// The connection goes on to a guest.
+    Dial(SocketAddr),
+    Tunnels,
+    OpenTunnel {
+        /// A random free one if it is 0.
+        port: u16,
+    },
+    CloseTunnel {
+        /// Every one if it is `None`.
+        port: Option<u16>,
+    },
 }
 
 /// A forward that is to be opened.
@@ -69,6 +82,11 @@ const ROUTES: &[Route] = &[
     get("/services/forwarder/all", |_| Ok(Action::Forwards)),
     post("/services/forwarder/expose", expose),
     post("/services/forwarder/unexpose", unexpose),
+    get("/tunnel", dial),
+    post("/tunnel", dial),
+    get("/v1/tunnels", |_| Ok(Action::Tunnels)),
+    post("/v1/tunnels", open_tunnel),
+    Route { method: "DELETE", path: "/v1/tunnels", read: close_tunnel },
     get("/v1/flows", |_| Ok(Action::Flows)),
     get("/v1/forwards", |_| Ok(Action::AllForwards)),
     post("/v1/forwards", add_forwards),
@@ -139,6 +157,26 @@ fn json<T: DeserializeOwned>(request: &Request<'_>) -> Result<T, Response> {
     serde_json::from_slice(request.body).map_err(|e| Response::error(400, &e.to_string()))
 }
 
+/// As gvisor-tap-vsock has it: `/tunnel?ip=ADDRESS&port=PORT`.
+fn dial(request: &Request<'_>) -> Result<Action, Response> {
+    let wrong = |name: &str| Response::error(400, &format!("`{name}` is missing or wrong"));
+    let ip = request.parameter("ip").and_then(|ip| ip.parse().ok());
+    let port = request.parameter("port").and_then(|port| port.parse().ok());
+    let (ip, port) = (ip.ok_or_else(|| wrong("ip"))?, port.ok_or_else(|| wrong("port"))?);
+    Ok(Action::Dial(SocketAddr::new(ip, port)))
+}
+
+fn open_tunnel(request: &Request<'_>) -> Result<Action, Response> {
+    let body: TunnelRequest = json(request)?;
+    Ok(Action::OpenTunnel { port: body.port })
+}
+
+fn close_tunnel(request: &Request<'_>) -> Result<Action, Response> {
+    let port = request.parameter("port").map(|port| port.parse());
+    let port = port.transpose().map_err(|_| Response::error(400, "`port` is wrong"))?;
+    Ok(Action::CloseTunnel { port })
+}
+
 fn forwarder(request: &Request<'_>) -> Result<(ForwardRequest, ListenAddr), Response> {
     let body: ForwardRequest = json(request)?;
     let listen = forward::listen_of(&body.protocol, &body.local).map_err(|e| refused(&e))?;
@@ -154,7 +192,11 @@ mod tests {
     use super::*;
 
     fn of(method: &str, path: &str, body: &str) -> Result<Action, String> {
-        let request = Request { method, path, query: "", body: body.as_bytes(), len: 0 };
+        with(method, path, "", body)
+    }
+
+    fn with(method: &str, path: &str, query: &str, body: &str) -> Result<Action, String> {
+        let request = Request { method, path, query, body: body.as_bytes(), len: 0 };
         Action::of(&request).map_err(|r| String::from_utf8(r.into_bytes()).unwrap())
     }
 
@@ -184,6 +226,24 @@ mod tests {
             of("POST", "/services/forwarder/expose", body),
             Ok(Action::Expose { forward: Forward { listen: ListenAddr::Unix(_), .. }, .. })
         ));
+    }
+
+    #[test]
+    fn tunnels() {
+        let guest = "192.168.5.15:22".parse().unwrap();
+        assert_eq!(with("GET", "/tunnel", "ip=192.168.5.15&port=22", ""), Ok(Action::Dial(guest)));
+        for wrong in ["", "ip=192.168.5.15", "ip=x&port=22", "ip=192.168.5.15&port=x"] {
+            assert!(with("GET", "/tunnel", wrong, "").unwrap_err().contains(" 400 "), "{wrong}");
+        }
+        let path = "/v1/tunnels";
+        assert_eq!(of("GET", path, ""), Ok(Action::Tunnels));
+        assert_eq!(of("POST", path, "{}"), Ok(Action::OpenTunnel { port: 0 }));
+        assert_eq!(of("POST", path, r#"{"port":1080}"#), Ok(Action::OpenTunnel { port: 1080 }));
+        assert!(refusal("POST", path, r#"{"port":70000}"#).contains(" 400 "));
+        assert_eq!(of("DELETE", path, ""), Ok(Action::CloseTunnel { port: None }));
+        let one = with("DELETE", path, "port=1080", "");
+        assert_eq!(one, Ok(Action::CloseTunnel { port: Some(1080) }));
+        assert!(with("DELETE", path, "port=x", "").unwrap_err().contains(" 400 "));
     }
 
     #[test]

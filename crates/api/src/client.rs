@@ -57,6 +57,18 @@ impl Client {
         whole(answer).map(drop)
     }
 
+    /// Has something done and hears what came of it.
+    pub fn call<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        target: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(io::Error::from)?;
+        let (_, answer) = self.request(method, target, &body)?;
+        serde_json::from_slice(&whole(answer)?).map_err(|e| io::Error::from(e).into())
+    }
+
     /// The connection behind an answer that goes on, and what of it has been read.
     pub fn open(&self, method: &str, target: &str) -> Result<(UnixStream, Vec<u8>), ClientError> {
         let (_, (stream, rest)) = self.request(method, target, &[])?;

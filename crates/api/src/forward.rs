@@ -65,11 +65,7 @@ pub(crate) fn parse_guest(text: &str) -> Result<SocketAddr, ForwardError> {
 /// Whether a forward's target can be a guest of the network.
 pub fn check(config: &Config, forward: &Forward) -> Result<(), ForwardError> {
     let addr = forward.guest.ip();
-    let inside = match addr {
-        IpAddr::V4(a) => config.ipv4.is_host(a),
-        IpAddr::V6(a) => config.ipv6.contains(a),
-    };
-    if inside && !config.is_own(addr) {
+    if config.is_guest(addr) {
         return Ok(());
     }
     let net = match addr {

@@ -19,5 +19,6 @@ pub use client::{Client, ClientError};
 pub use forward::{ForwardError, check as check_forward};
 pub use http::{MAX_REQUEST, Request, Response};
 pub use types::{
-    Flow, ForwardEntry, ForwardRequest, Leases, MacTable, Stats, colons, protocol_name,
+    Flow, ForwardEntry, ForwardRequest, Leases, MacTable, Stats, Tunnel, TunnelRequest, colons,
+    protocol_name,
 };

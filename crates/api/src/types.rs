@@ -63,6 +63,20 @@ pub struct ForwardRequest {
     pub protocol: String,
 }
 
+/// A port of the host's loopback that is a proxy into the network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    pub port: u16,
+}
+
+/// Which tunnel is to be opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelRequest {
+    /// A random free one if it is 0.
+    #[serde(default)]
+    pub port: u16,
+}
+
 /// How the API names what a forward listens for.
 pub fn protocol_name(listen: &ListenAddr) -> &'static str {
     match listen {

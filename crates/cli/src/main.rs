@@ -11,6 +11,7 @@ mod network;
 mod place;
 mod run;
 mod schema;
+mod tunnel;
 mod units;
 
 use std::io::Write;
@@ -35,6 +36,7 @@ enum Command {
     Network(network::Args),
     Run(Box<run::Args>),
     Schema(schema::Args),
+    Tunnel(tunnel::Args),
 }
 
 /// Why a command failed.
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         Command::Network(args) => network::run(&args),
         Command::Run(args) => run::run(*args),
         Command::Schema(args) => schema::run(&args),
+        Command::Tunnel(args) => tunnel::run(&args),
     };
     match result {
         Ok(code) => code,

@@ -126,6 +126,15 @@ impl Config {
         }
     }
 
+    /// Whether this is an address that a guest may have.
+    pub fn is_guest(&self, addr: IpAddr) -> bool {
+        let inside = match addr {
+            IpAddr::V4(a) => self.ipv4.is_host(a),
+            IpAddr::V6(a) => self.ipv6.contains(a),
+        };
+        inside && !self.is_own(addr)
+    }
+
     /// Whether this is an address of the host alias: the gateway's answer for it as well.
     pub fn is_host_alias(&self, addr: IpAddr) -> bool {
         match addr {

@@ -83,7 +83,7 @@ fn too_much_of_it_is_a_reset_for_both() {
     let server = world.guests[0].listen(80);
     let id = dial(&mut world, GUEST);
     assert_eq!(outcome(&mut world, id), Ok(()));
-    world.attach(id, Remote::accept().then(Ending::Hold), &vec![0; 100_000]);
+    world.attach(id, Remote::accept().then(Ending::Hold), &vec![0; 200_000]);
     world.run_for(SEC);
     assert_eq!(world.host.conns[0].seen, Some(Seen::Reset));
     assert_eq!(world.guests[0].app(server).end, Some(End::Reset));

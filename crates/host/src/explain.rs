@@ -15,7 +15,8 @@ pub(crate) fn name(at: &ListenAddr) -> String {
     }
 }
 
-pub(crate) fn bind_failure(at: &ListenAddr, errno: Errno) -> String {
+/// Why an address could not be listened on.
+pub fn bind_failure(at: &ListenAddr, errno: Errno) -> String {
     let shown = name(at);
     match (at, errno) {
         (ListenAddr::Tcp(_) | ListenAddr::Udp(_), Errno::ADDRINUSE) => match sys::holder(at) {

@@ -17,5 +17,6 @@ mod sys;
 mod token;
 
 pub use dns::{DnsPorts, PortError, resolve};
+pub use explain::bind_failure;
 pub use limits::raise_fd_limit;
 pub use sockets::Sockets;

@@ -4,13 +4,16 @@
 //! Every step is bounded, and what is left over keeps the next pass from waiting.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant as SystemInstant};
 
 use mio::event::Event;
 use vmlan_api::{ForwardError, check_forward};
 use vmlan_dns::Answers;
-use vmlan_engine::{Engine, Forward, ForwardId, Instant, Io, PortId, Token};
+use vmlan_engine::{
+    DialId, Engine, Failure, Forward, ForwardId, Instant, Io, PortId, RelayId, Token,
+};
 use vmlan_host::Sockets;
 use vmlan_link::{Link, PeerId};
 use vmlan_wire::{FrameBatch, Mac};
@@ -49,6 +52,8 @@ pub(crate) struct Core {
     pub(crate) guests: Vec<GuestInfo>,
     /// Links of guests that are gone, and until when what they have sent is still read.
     leaving: Vec<(LinkId, Instant)>,
+    /// Answers to questions of tunnels' clients, by the number that was asked with.
+    pub(crate) resolved: Vec<(u64, Vec<u8>)>,
     /// Somebody wants the network to be there without a guest.
     pub(crate) held: bool,
     /// What clients of the control API said of the forwards that they opened.
@@ -77,6 +82,12 @@ pub(crate) struct GuestInfo {
 /// How long what a guest has sent before it left is read.
 const LEAVING: Duration = Duration::from_secs(1);
 
+/// Set in the numbers of questions that tunnels' clients ask: engines use lower ones.
+pub(crate) const TUNNEL_QUERY: u64 = 1 << 63;
+
+/// On whose account these are: no port of the switch.
+const TUNNEL_GUEST: u32 = u32::MAX;
+
 /// The doors of the engine and what they are given.
 macro_rules! engine {
     ($core:ident) => {{
@@ -100,6 +111,7 @@ impl Core {
             writable: Vec::new(),
             guests: Vec::new(),
             leaving: Vec::new(),
+            resolved: Vec::new(),
             held: false,
             labels: HashMap::new(),
             pulse: Pulse::new(clock.now()),
@@ -167,6 +179,52 @@ impl Core {
         engine.remove_forward(id, &mut io)
     }
 
+    /// Whether an address is one that a guest may have.
+    pub(crate) fn is_guest(&self, ip: IpAddr) -> bool {
+        self.engine.config().is_guest(ip)
+    }
+
+    /// Calls a guest for a client of the host's.
+    pub(crate) fn dial(&mut self, guest: SocketAddr) -> Result<DialId, Failure> {
+        let (engine, mut io) = engine!(self);
+        engine.dial(guest, &mut io)
+    }
+
+    pub(crate) fn hang_up(&mut self, dial: DialId) {
+        let (engine, mut io) = engine!(self);
+        engine.hang_up(dial, &mut io);
+    }
+
+    /// Hands a client's stream, which this loop polls, over to the engine. A stream that the
+    /// system has no room for is closed, and its guest sees a reset.
+    pub(crate) fn attach(&mut self, dial: DialId, stream: OwnedFd, early: &[u8]) {
+        match self.sockets.adopt(dial.token(), stream) {
+            Some(sock) => {
+                let (engine, mut io) = engine!(self);
+                engine.attach(dial, sock, early, &mut io);
+            }
+            None => self.hang_up(dial),
+        }
+    }
+
+    /// Sends a guest a datagram for a client of the host's.
+    pub(crate) fn relay(
+        &mut self,
+        relay: RelayId,
+        port: u16,
+        guest: SocketAddr,
+        data: &[u8],
+    ) -> Result<(), Failure> {
+        let (engine, mut io) = engine!(self);
+        engine.relay(relay, port, guest, data, &mut io)
+    }
+
+    /// Asks the network's resolver; the answer will be in `resolved`. False if it is a question
+    /// that nobody answers.
+    pub(crate) fn resolve(&mut self, number: u64, message: &[u8]) -> bool {
+        self.sockets.resolver().call(number, TUNNEL_GUEST, message, SystemInstant::now())
+    }
+
     /// Starts a pass.
     pub(crate) fn tick(&mut self) {
         self.now = self.clock.now();
@@ -201,7 +259,7 @@ impl Core {
 
     /// When [`Core::work`] has to be done even without an event; a time in the past means at once.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        if self.ports.ready_len() > 0 || self.ports.is_dirty() {
+        if self.ports.ready_len() > 0 || self.ports.is_dirty() || !self.resolved.is_empty() {
             return Some(Instant::ZERO);
         }
         let links = self.ports.next_timeout().map(|at| self.clock.at(at));
@@ -277,6 +335,10 @@ impl Core {
         let mut answers = std::mem::take(&mut self.dns_answers);
         std::mem::swap(&mut answers, self.sockets.dns_answers());
         for answer in answers.iter() {
+            if answer.to & TUNNEL_QUERY != 0 {
+                self.resolved.push((answer.to, answer.message.to_vec()));
+                continue;
+            }
             let (engine, mut io) = engine!(self);
             engine.handle_dns_answer(Token(answer.to), answer.message, &mut io);
         }

@@ -25,6 +25,7 @@ use crate::listener::Listeners;
 use crate::managed::Joins;
 use crate::ports::Ports;
 use crate::token::Owner;
+use crate::tunnel::Tunnels;
 use crate::unix_path::{self, BindError, SocketPath};
 use crate::watch::{Next, Watches};
 use crate::wrappers::Wrappers;
@@ -45,6 +46,7 @@ pub struct Daemon {
     watches: Watches,
     control: Option<Control>,
     joins: Option<Joins>,
+    tunnels: Tunnels,
     idle: Option<Idle>,
     leases: Option<LeaseFile>,
     wrappers: Wrappers,
@@ -71,6 +73,7 @@ impl Daemon {
         dns::add_names(&mut dns.names, &config);
         let mut sockets = Sockets::new(registry().map_err(failed())?, dns).map_err(failed())?;
         config.search = sockets.resolver().search().to_vec();
+        let tunnels = Tunnels::new(registry().map_err(failed())?);
         let engine = Engine::new(config, clock.now());
         Ok(Self {
             core: Core::new(engine, sockets, ports, clock),
@@ -79,6 +82,7 @@ impl Daemon {
             watches: Watches::default(),
             control: None,
             joins: None,
+            tunnels,
             idle: None,
             leases: None,
             wrappers: Wrappers::default(),
@@ -205,6 +209,7 @@ impl Daemon {
             }
             self.handle_timeout();
             self.core.work();
+            self.tunnels.work(&mut self.core);
             let settled = events.is_empty() && self.core.is_settled();
             match (next, finish_by) {
                 (Next::Stop, _) => break,
@@ -241,7 +246,8 @@ impl Daemon {
             }
             Some(Owner::Control(index)) => {
                 if let Some(control) = &mut self.control
-                    && let Some(handed) = control.handle(registry, index, &mut self.core)
+                    && let Some(handed) =
+                        control.handle(registry, index, &mut self.core, &mut self.tunnels)
                 {
                     self.take_over(handed);
                 }
@@ -256,6 +262,9 @@ impl Daemon {
                     joins.handle(registry, index, &mut self.core, &mut self.wrappers);
                 }
             }
+            Some(Owner::TunnelListener(index)) => self.tunnels.accept(index, &mut self.core),
+            Some(Owner::Tunnel(index)) => self.tunnels.handle(index, event, &mut self.core),
+            Some(Owner::TunnelRelay(index)) => self.tunnels.handle_relay(index, &mut self.core),
             None => {}
         }
         Next::Continue
@@ -264,7 +273,8 @@ impl Daemon {
     /// Whether there has been nobody for long enough.
     fn is_over(&mut self) -> bool {
         let joining = self.joins.as_ref().is_some_and(|joins| joins.len() > 0);
-        let used = joining || self.core.held || !self.core.ports.is_empty();
+        let used =
+            joining || self.core.held || !self.tunnels.is_empty() || !self.core.ports.is_empty();
         let Some(idle) = &mut self.idle else { return false };
         if used {
             idle.since = None;
@@ -285,6 +295,9 @@ impl Daemon {
     /// Goes on with a connection that began at the control API.
     fn take_over(&mut self, Handed { stream, early, to }: Handed) {
         match to {
+            Handover::Stream(guest) => {
+                self.tunnels.connect(stream.into(), early, guest, &mut self.core);
+            }
             Handover::Link => {
                 // As at the listeners, who cannot be served sees the connection close.
                 let link = StreamLink::after(stream.into(), Framing::Hyperkit, early);
@@ -300,7 +313,8 @@ impl Daemon {
         let control = self.control.as_ref().and_then(Control::next_timeout);
         let joins = self.joins.as_ref().and_then(Joins::next_timeout);
         let over = self.idle.and_then(|idle| Some(idle.since? + idle.grace));
-        let own = [control, joins, over, self.listeners.next_timeout()];
+        let own =
+            [control, joins, over, self.listeners.next_timeout(), self.tunnels.next_timeout()];
         let own = own.into_iter().flatten().min();
         let own = own.map(|at| self.core.clock.at(at));
         let leases = self.leases.as_ref().and_then(|l| l.next_timeout(&self.core.engine));
@@ -318,6 +332,9 @@ impl Daemon {
             && joins.next_timeout().is_some()
         {
             joins.handle_timeout(self.poll.registry(), SystemInstant::now());
+        }
+        if self.tunnels.next_timeout().is_some() {
+            self.tunnels.handle_timeout(&mut self.core, SystemInstant::now());
         }
         if self.listeners.next_timeout().is_some()
             && let Some(index) = self.listeners.rested(SystemInstant::now())

@@ -27,6 +27,7 @@ mod ports;
 mod pulse;
 mod signals;
 mod token;
+mod tunnel;
 mod unix_path;
 mod watch;
 mod wrappers;

@@ -28,6 +28,12 @@ pub(crate) enum Owner {
     JoinListener,
     /// A guest that has joined with its descriptor, or is about to.
     Join(u32),
+    /// A tunnel's port, by its number and family.
+    TunnelListener(u32),
+    /// A client of a tunnel.
+    Tunnel(u32),
+    /// The datagrams of a client of a tunnel.
+    TunnelRelay(u32),
 }
 
 impl Owner {
@@ -47,6 +53,9 @@ impl Owner {
             4 => Some(Self::Control(index)),
             5 => Some(Self::JoinListener),
             6 => Some(Self::Join(index)),
+            7 => Some(Self::TunnelListener(index)),
+            8 => Some(Self::Tunnel(index)),
+            9 => Some(Self::TunnelRelay(index)),
             _ => None,
         }
     }
@@ -63,6 +72,9 @@ impl Owner {
             Self::Control(index) => (4, index),
             Self::JoinListener => (5, 0),
             Self::Join(index) => (6, index),
+            Self::TunnelListener(index) => (7, index),
+            Self::Tunnel(index) => (8, index),
+            Self::TunnelRelay(index) => (9, index),
         };
         mio::Token(DAEMON | kind << KIND_SHIFT | index as usize)
     }
@@ -86,6 +98,9 @@ mod tests {
             Owner::Control(15),
             Owner::JoinListener,
             Owner::Join(7),
+            Owner::TunnelListener(1),
+            Owner::Tunnel(3),
+            Owner::TunnelRelay(3),
         ] {
             assert_eq!(Owner::of(owner.token()), Some(owner));
         }

@@ -37,28 +37,19 @@ pub(crate) fn request(input: &[u8]) -> Option<(Parsed, usize)> {
 
 /// The answer to a request.
 pub(crate) fn answer(outcome: Outcome) -> Vec<u8> {
-    let (status, reason, text) = match outcome {
+    let (status, reason) = match outcome {
         Outcome::Done(_) => return b"HTTP/1.1 200 Connection established\r\n\r\n".to_vec(),
-        Outcome::NotAllowed => (
-            "403 Forbidden",
-            "destination_ip_prohibited",
-            "only guests of the network are reached by this proxy",
-        ),
-        Outcome::NoSuchName => ("502 Bad Gateway", "dns_error", "the network has no such name"),
+        Outcome::NotAllowed => ("403 Forbidden", "destination_ip_prohibited"),
+        Outcome::NoSuchName => ("502 Bad Gateway", "dns_error"),
         Outcome::NetUnreachable | Outcome::HostUnreachable => {
-            ("502 Bad Gateway", "destination_ip_unroutable", "nobody has the address")
+            ("502 Bad Gateway", "destination_ip_unroutable")
         }
-        Outcome::Refused => {
-            ("502 Bad Gateway", "connection_refused", "the guest has refused the connection")
-        }
-        Outcome::TimedOut => {
-            ("504 Gateway Timeout", "connection_timeout", "the guest has not answered in time")
-        }
-        Outcome::Failed => {
-            ("503 Service Unavailable", "connection_limit_reached", "the proxy cannot do more")
-        }
+        Outcome::Refused => ("502 Bad Gateway", "connection_refused"),
+        Outcome::TimedOut => ("504 Gateway Timeout", "connection_timeout"),
+        Outcome::Failed => ("503 Service Unavailable", "connection_limit_reached"),
     };
-    error(status, &format!("Proxy-Status: vmlan; error={reason}\r\n"), text)
+    let headers = format!("Proxy-Status: vmlan; error={reason}\r\n");
+    error(status, &headers, &outcome.to_string())
 }
 
 fn error(status: &str, headers: &str, text: &str) -> Vec<u8> {

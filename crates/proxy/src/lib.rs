@@ -11,6 +11,7 @@ mod socks5;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 pub use socks5::{Datagram, datagram, datagram_header};
@@ -58,6 +59,20 @@ pub enum Outcome {
     TimedOut,
     /// The proxy itself cannot.
     Failed,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Done(_) => "done",
+            Self::NotAllowed => "only guests of the network are reached here",
+            Self::NoSuchName => "the network has no such name",
+            Self::NetUnreachable | Self::HostUnreachable => "nobody has the address",
+            Self::Refused => "the guest has refused the connection",
+            Self::TimedOut => "the guest has not answered in time",
+            Self::Failed => "there is no room for more",
+        })
+    }
 }
 
 /// What is to be done next.

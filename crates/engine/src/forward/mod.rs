@@ -220,16 +220,12 @@ fn open(host: &mut dyn Host, token: Token, at: &ListenAddr) -> Result<SockId, St
     }
 }
 
-pub(crate) fn check_guest(config: &Config, guest: SocketAddr) -> Result<(), String> {
+fn check_guest(config: &Config, guest: SocketAddr) -> Result<(), String> {
     let ip = guest.ip();
-    let fits = match ip {
-        IpAddr::V4(a) => config.ipv4.is_host(a),
-        IpAddr::V6(a) => config.ipv6.contains(a),
-    };
     if config.is_own(ip) {
         return Err(format!("{ip} is the gateway's own address, not a guest's"));
     }
-    if !fits {
+    if !config.is_guest(ip) {
         let prefix = config.ipv6.prefix;
         return Err(format!("{ip} is not in the network ({}, {prefix}/64)", config.ipv4));
     }

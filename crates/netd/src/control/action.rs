@@ -1,11 +1,14 @@
 //! Carries out what clients of the control API ask for, between two passes of the loop.
 
-use vmlan_api::{Action, Added, Response, protocol_name};
+use std::net::SocketAddr;
+
+use vmlan_api::{Action, Added, Response, Tunnel, protocol_name};
 use vmlan_engine::io::ListenAddr;
 use vmlan_engine::{Forward, ForwardId};
 
 use super::view;
 use crate::core::{Core, Label};
+use crate::tunnel::Tunnels;
 
 /// What an action comes to.
 #[derive(Debug)]
@@ -20,11 +23,20 @@ pub(super) enum Outcome {
 pub(crate) enum Handover {
     /// The link of a guest with hyperkit's framing.
     Link,
+    /// A stream to a guest.
+    Stream(SocketAddr),
 }
 
-pub(super) fn run(action: Action, core: &mut Core) -> Outcome {
+pub(super) fn run(action: Action, core: &mut Core, tunnels: &mut Tunnels) -> Outcome {
     Outcome::Answer(match action {
         Action::Connect => return Outcome::Handover(Handover::Link),
+        Action::Dial(guest) => return Outcome::Handover(Handover::Stream(guest)),
+        Action::Tunnels => Response::json(&list(tunnels.ports())),
+        Action::OpenTunnel { port } => match tunnels.open(port) {
+            Ok(port) => Response::json(&Tunnel { port }),
+            Err(error) => Response::error(500, &error),
+        },
+        Action::CloseTunnel { port } => close(tunnels, port),
         Action::Stats => Response::json(&view::stats(core)),
         Action::MacTable => Response::json(&view::mac_table(core)),
         Action::Leases => Response::json(&view::leases(core)),
@@ -48,6 +60,22 @@ pub(super) fn run(action: Action, core: &mut Core) -> Outcome {
             None => Response::error(500, "proxy not found"),
         },
     })
+}
+
+fn close(tunnels: &mut Tunnels, port: Option<u16>) -> Response {
+    let meant = |open: &u16| port.is_none_or(|port| port == *open);
+    let ports: Vec<u16> = tunnels.ports().into_iter().filter(meant).collect();
+    if let (Some(port), []) = (port, &ports[..]) {
+        return Response::error(404, &format!("no tunnel has port {port}"));
+    }
+    for port in &ports {
+        tunnels.close(*port);
+    }
+    Response::json(&list(ports))
+}
+
+fn list(ports: Vec<u16>) -> Vec<Tunnel> {
+    ports.into_iter().map(|port| Tunnel { port }).collect()
 }
 
 fn answer(done: Result<(), Response>) -> Response {

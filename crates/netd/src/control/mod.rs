@@ -19,6 +19,7 @@ use vmlan_api::{Action, MAX_REQUEST, Request};
 use crate::core::Core;
 use crate::peer;
 use crate::token::Owner;
+use crate::tunnel::Tunnels;
 use crate::unix_path::{self, BindError, SocketPath};
 pub(crate) use action::Handover;
 use action::Outcome;
@@ -107,9 +108,10 @@ impl Control {
         registry: &Registry,
         index: u32,
         core: &mut Core,
+        tunnels: &mut Tunnels,
     ) -> Option<Handed> {
         let client = self.clients.get_mut(index as usize)?;
-        let progress = client.go_on(core);
+        let progress = client.go_on(core, tunnels);
         if matches!(progress, Ok(Progress::Waiting)) {
             return None;
         }
@@ -133,14 +135,14 @@ impl Control {
 }
 
 impl Client {
-    fn go_on(&mut self, core: &mut Core) -> io::Result<Progress> {
+    fn go_on(&mut self, core: &mut Core, tunnels: &mut Tunnels) -> io::Result<Progress> {
         if self.output.is_none() {
             let ended = self.read()?;
             let response = match Request::parse(&self.input) {
                 Ok(None) if ended => return Ok(Progress::Done),
                 Ok(None) => return Ok(Progress::Waiting),
                 Ok(Some(request)) => match Action::of(&request) {
-                    Ok(action) => match action::run(action, core) {
+                    Ok(action) => match action::run(action, core, tunnels) {
                         Outcome::Answer(response) => response,
                         Outcome::Handover(to) => {
                             let len = request.len;

@@ -12,7 +12,7 @@ use crate::io::{Close, Failure, Io, SockId, Token};
 use crate::net::Net;
 
 /// Bytes that a caller may have read from its stream before it hands it over.
-const MAX_EARLY: usize = 64 << 10;
+const MAX_EARLY: usize = 128 << 10;
 
 /// A connection to a guest that is being made, or waits for its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
