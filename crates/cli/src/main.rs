@@ -11,6 +11,7 @@ mod network;
 mod place;
 mod run;
 mod schema;
+mod sudoers;
 mod tunnel;
 mod units;
 
@@ -36,6 +37,7 @@ enum Command {
     Network(network::Args),
     Run(Box<run::Args>),
     Schema(schema::Args),
+    Sudoers(sudoers::Args),
     Tunnel(tunnel::Args),
 }
 
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Command::Network(args) => network::run(&args),
         Command::Run(args) => run::run(*args),
         Command::Schema(args) => schema::run(&args),
+        Command::Sudoers(args) => sudoers::run(&args),
         Command::Tunnel(args) => tunnel::run(&args),
     };
     match result {

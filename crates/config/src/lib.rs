@@ -29,10 +29,12 @@ pub mod schema;
 mod secure;
 mod source;
 mod subnet;
+pub mod sudoers;
 mod template;
 #[cfg(test)]
 mod testing;
 mod usage;
+pub mod vmnet;
 mod yaml;
 
 pub use entry::{Attachment, Instance, Target, attachments};
@@ -43,7 +45,7 @@ pub use mac::{MacError, mac_address, parse_mac, show_mac};
 pub use networks::{BUILT_IN, Link, Mode, Network, Networks, Paths, Resolved};
 pub use platform::{Os, Platform};
 pub use resolver::HostResolver;
-pub use secure::{PathError, check_paths};
+pub use secure::{PathError, check_paths, check_program};
 pub use source::{Diagnostic, Report, Severity, Source, Span};
 pub use subnet::{Subnet, SubnetError, parse_gateway};
 pub use template::default_networks;
