@@ -12,3 +12,5 @@ mod list;
 #[cfg(target_os = "linux")]
 mod several;
 mod support;
+#[cfg(target_os = "linux")]
+mod tunnel;
