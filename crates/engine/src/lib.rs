@@ -322,10 +322,10 @@ impl Engine {
             && net.config.is_guests(wish)
         {
             // Whoever asks first has it: nobody can then say at every question that it is taken.
-            net.neighbors.claim(wish, mac, port, now);
+            net.claim(wish, mac, port, now);
         }
         let mut said = [claims.source, claims.target].into_iter().flatten();
-        said.all(|ip| net.config.is_guests(ip) && net.neighbors.claim(ip, mac, port, now))
+        said.all(|ip| net.config.is_guests(ip) && net.claim(ip, mac, port, now))
     }
 
     /// A frame for the gateway, or for everybody.
@@ -365,7 +365,7 @@ impl Engine {
         if !self.net.config.is_guests(src) {
             return Err(Drop::Source);
         }
-        let claimed = self.net.neighbors.claim(src, packet.src_mac, packet.port, io.now);
+        let claimed = self.net.claim(src, packet.src_mac, packet.port, io.now);
         if claimed { Ok(()) } else { Err(Drop::Source) }
     }
 

@@ -77,6 +77,16 @@ impl Net {
         self.switch.changes().wrapping_add(self.neighbors.changes)
     }
 
+    /// A guest uses an address, or says that it is its own: true if it may.
+    pub(crate) fn claim(&mut self, ip: IpAddr, mac: Mac, port: PortId, now: Instant) -> bool {
+        // One that is made of a card's address is for whoever has that card (RFC 4291 appendix A).
+        let made_of = Some(ip).and_then(card_of).filter(|card| *card != mac);
+        if made_of.and_then(|card| self.switch.port_of(card)).is_some_and(|at| at != port) {
+            return false;
+        }
+        self.neighbors.claim(ip, mac, port, now)
+    }
+
     /// An address was given to a guest: it is that guest's from now on, at this port.
     pub(crate) fn lease(&mut self, ip: IpAddr, mac: Mac, port: PortId, now: Instant) {
         self.neighbors.lease(ip, mac, port, now);
@@ -224,6 +234,15 @@ pub(crate) fn write_headers(
             h[24..40].copy_from_slice(&dst.octets());
         }
         _ => {}
+    }
+}
+
+/// The card whose address is in this one.
+fn card_of(ip: IpAddr) -> Option<Mac> {
+    let IpAddr::V6(ip) = ip else { return None };
+    match ip.octets() {
+        [_, _, _, _, _, _, _, _, a, b, c, 0xff, 0xfe, d, e, f] => Some(Mac([a ^ 2, b, c, d, e, f])),
+        _ => None,
     }
 }
 

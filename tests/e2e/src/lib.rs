@@ -9,6 +9,7 @@
 pub mod binary;
 pub mod dns_client;
 pub mod dns_message;
+pub mod frames;
 pub mod named;
 pub mod nameserver;
 pub mod netd;

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::binary::vmlan;
 use crate::netns::{Netns, SOON};
-use crate::process::Process;
+use crate::process::{Process, run};
 
 /// A running `vmlan netd`.
 #[derive(Debug)]
@@ -59,6 +59,17 @@ impl Netd {
     pub fn stop(&mut self) -> ExitStatus {
         self.process.signal(Signal::TERM);
         self.process.wait(SOON)
+    }
+
+    /// How often something was dropped for this reason.
+    #[track_caller]
+    pub fn dropped(&self, reason: &str) -> u64 {
+        let stats = run(&mut self.ask("/stats"), SOON);
+        let after =
+            stats.split_once(&format!("\"{reason}\":")).map(|(_, after)| after.trim_start());
+        let digits =
+            after.map(|a| a.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default());
+        digits.map_or(0, |digits| digits.parse().expect("a count"))
     }
 
     /// An answer of the control API.

@@ -39,7 +39,7 @@ pub(super) fn handle(
         if !net.config.ipv4.is_host(sender) || net.config.is_own(sender.into()) {
             return Err(Drop::Source);
         }
-        if !net.neighbors.claim(sender.into(), mac, port, io.now) {
+        if !net.claim(sender.into(), mac, port, io.now) {
             return Err(Drop::Source);
         }
     }

@@ -60,9 +60,7 @@ pub(super) fn handle(net: &mut Net, io: &mut Io<'_>, packet: &Packet<'_>) -> Res
             if proxied || net.config.is_own(target) || !net.config.contains(target) {
                 return Err(Drop::Source);
             }
-            if !is_unicast(target)
-                || !net.neighbors.claim(target, packet.src_mac, packet.port, io.now)
-            {
+            if !is_unicast(target) || !net.claim(target, packet.src_mac, packet.port, io.now) {
                 return Err(Drop::Source);
             }
             Ok(Heard::Done)

@@ -190,6 +190,21 @@ fn whoever_asks_whether_an_address_is_free_has_it() {
 }
 
 #[test]
+fn an_address_that_is_made_of_a_card_s_is_that_card_s() {
+    let mut net = Net::new();
+    let made_of = |n: u8| {
+        let Mac([a, b, c, d, e, f]) = mac(n);
+        let octets = [[0xfe, 0x80, 0, 0, 0, 0, 0, 0], [a ^ 2, b, c, 0xff, 0xfe, d, e, f]].concat();
+        IpAddr::from(<[u8; 16]>::try_from(octets).unwrap())
+    };
+    let says = |ip| to_mac(BROADCAST, THIEF, &nd(ip, &advertisement(ip, THIEF, 0x20)));
+    // Before its owner first says so.
+    net.stopped(&says(made_of(VICTIM)), Drop::Source);
+    net.passes(&says(made_of(THIEF)));
+    net.passes(&says(made_of(77)));
+}
+
+#[test]
 fn a_silent_guest_s_card_is_not_taken_over() {
     let mut net = Net::new();
     let data = ip(v4(VICTIM).into(), v4(WATCHER).into(), 17, 64, &udp(1, 2, b"x"));
