@@ -154,7 +154,7 @@ impl Core {
 
     /// Frees a guest's addresses.
     pub(crate) fn unassign(&mut self, mac: Mac) {
-        self.engine.unassign(mac, self.now);
+        self.engine.unassign(mac);
     }
 
     pub(crate) fn add_forward(&mut self, forward: Forward) -> Result<ForwardId, ForwardError> {

@@ -2,16 +2,21 @@
 //! a kill -9. A thread of its own writes, because a disk may take its time; it starts with the
 //! first change.
 //!
-//! Each line has an address, the MAC address that it belongs to, and until when in Unix time.
+//! The file is a JSON object of MAC addresses by IP address, as Lima's is. Its order says who has
+//! been gone for longest, and loses an address first when the network is full.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use serde::Serializer;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use vmlan_config::{parse_mac, show_mac};
 use vmlan_engine::{Engine, Instant, SavedLease};
 use vmlan_wire::Mac;
 
@@ -22,6 +27,9 @@ const MAX_FILE: u64 = 8 * 1024 * 1024;
 const PAUSE: Duration = Duration::from_secs(1);
 
 const STACK: usize = 64 * 1024;
+
+/// Guests may be gone for this long and have their addresses again.
+const KEPT: Duration = Duration::from_secs(364 * 86_400);
 
 #[derive(Debug)]
 pub(crate) struct LeaseFile {
@@ -35,28 +43,33 @@ pub(crate) struct LeaseFile {
 #[derive(Debug)]
 struct Writer {
     /// The newest text that is still to be written.
-    text: Arc<Mutex<Option<String>>>,
+    text: Arc<Mutex<Option<Vec<u8>>>>,
     wake: SyncSender<()>,
     thread: JoinHandle<()>,
 }
 
 impl LeaseFile {
-    /// Gives the engine the leases in the file at `path`, if there is one.
+    /// Gives the engine the leases in the file at `path`, if there is one. A file that says nothing
+    /// sensible is told of and will be replaced: it must not keep the network from guests.
     pub(crate) fn load(path: &Path, engine: &mut Engine, now: Instant) -> io::Result<Self> {
-        let mut text = String::new();
+        // Left by a daemon that was killed while it wrote.
+        let _ = fs::remove_file(temporary(path));
+        let mut text = Vec::new();
         match File::open(path) {
             Ok(file) => {
-                file.take(MAX_FILE).read_to_string(&mut text)?;
+                file.take(MAX_FILE).read_to_end(&mut text)?;
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(e),
         }
-        let unix = unix_now();
-        for line in text.lines() {
-            if let Some((lease, until)) = parse(line) {
-                let until = now + until.saturating_sub(unix);
-                engine.restore_lease(SavedLease { until, ..lease }, now);
-            }
+        let leases = if text.is_empty() { Ok(Vec::new()) } else { parse(&text) };
+        let leases = leases.unwrap_or_else(|error| {
+            eprintln!("vmlan: {}: {error}; guests get new addresses", path.display());
+            Vec::new()
+        });
+        for ((ip, mac), order) in leases.into_iter().zip(0..) {
+            let until = now + KEPT + Duration::from_secs(order);
+            engine.restore_lease(SavedLease { ip, mac, until }, now);
         }
         let saved = engine.lease_changes();
         Ok(Self { path: path.into(), saved, next: now, writer: None })
@@ -89,9 +102,7 @@ impl LeaseFile {
     fn save(&mut self, engine: &Engine, now: Instant) {
         self.saved = engine.lease_changes();
         self.next = now + PAUSE;
-        let unix = unix_now();
-        let lines = engine.saved_leases().into_iter().map(|l| line(&l, unix + l.until.since(now)));
-        let text = lines.collect();
+        let text = text(&engine.remembered_leases());
         if self.writer.is_none() {
             self.writer = Writer::start(self.path.clone()).ok();
         }
@@ -103,7 +114,7 @@ impl LeaseFile {
 
 impl Writer {
     fn start(path: PathBuf) -> io::Result<Self> {
-        let text = Arc::new(Mutex::new(None::<String>));
+        let text = Arc::new(Mutex::new(None::<Vec<u8>>));
         let (wake, woken) = mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("leases".into()).stack_size(STACK);
         let newest = Arc::clone(&text);
@@ -124,7 +135,7 @@ impl Writer {
         Ok(Self { text, wake, thread })
     }
 
-    fn put(&self, text: String) {
+    fn put(&self, text: Vec<u8>) {
         *self.text.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
         // If it is full, the thread will still look.
         let _ = self.wake.try_send(());
@@ -132,36 +143,61 @@ impl Writer {
 }
 
 /// The new file is complete on the disk before it takes the old one's place.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
+fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let temporary = temporary(path);
+    let written = File::create(&temporary).and_then(|mut file| {
+        file.write_all(text)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    });
+    if written.is_err() {
+        // The first error is the one to tell.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn temporary(path: &Path) -> PathBuf {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
-    let mut file = File::create(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)
+    temporary.into()
 }
 
-fn unix_now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+fn text(leases: &[(IpAddr, Mac)]) -> Vec<u8> {
+    let mut text = Vec::new();
+    let mut json = serde_json::Serializer::pretty(&mut text);
+    let members = leases.iter().map(|(ip, mac)| (ip, show_mac(*mac)));
+    // Writing to memory cannot fail, and the keys are strings.
+    let _ = json.collect_map(members);
+    text.push(b'\n');
+    text
 }
 
-fn line(lease: &SavedLease, until: Duration) -> String {
-    let mac = lease.mac.0.map(|byte| format!("{byte:02x}")).join(":");
-    format!("{} {mac} {}\n", lease.ip, until.as_secs())
-}
+/// The leases in the file's order. A member that is no lease is left out.
+fn parse(text: &[u8]) -> serde_json::Result<Vec<(IpAddr, Mac)>> {
+    struct Members;
 
-/// A lease and until when, in Unix time.
-fn parse(line: &str) -> Option<(SavedLease, Duration)> {
-    let mut words = line.split_whitespace();
-    let ip = words.next()?.parse().ok()?;
-    let mut mac = [0; 6];
-    let mut bytes = words.next()?.split(':');
-    for byte in &mut mac {
-        *byte = u8::from_str_radix(bytes.next()?, 16).ok()?;
+    impl<'de> Visitor<'de> for Members {
+        type Value = Vec<(IpAddr, Mac)>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object of MAC addresses by IP address")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut leases = Vec::new();
+            while let Some((ip, mac)) = map.next_entry::<String, String>()? {
+                if let (Ok(ip), Ok(mac)) = (ip.parse(), parse_mac(&mac)) {
+                    leases.push((ip, mac));
+                }
+            }
+            Ok(leases)
+        }
     }
-    let until = Duration::from_secs(words.next()?.parse().ok()?);
-    let lease = SavedLease { ip, mac: Mac(mac), until: Instant::ZERO };
-    (bytes.next().is_none() && words.next().is_none()).then_some((lease, until))
+
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let leases = json.deserialize_map(Members)?;
+    json.end().map(|()| leases)
 }
 
 #[cfg(test)]
@@ -173,50 +209,60 @@ mod tests {
         Engine::new(config, Instant::ZERO)
     }
 
+    fn addresses(engine: &Engine) -> Vec<String> {
+        engine.remembered_leases().iter().map(|(ip, _)| ip.to_string()).collect()
+    }
+
     #[test]
-    fn lines_come_back_as_they_went() {
-        let lease = SavedLease {
-            ip: "fd76:6d6c:c0a8:500::15".parse().unwrap(),
-            mac: Mac([0x52, 0x54, 0, 0xab, 1, 2]),
-            until: Instant::ZERO,
-        };
-        let text = line(&lease, Duration::from_secs(1_800_000_000));
-        assert_eq!(parse(&text), Some((lease, Duration::from_secs(1_800_000_000))));
-        for bad in [
-            "",
-            "x",
-            "192.168.5.15 52:54:00:00:00 9",
-            "1.2.3.4 0:0:0:0:0:0:0 9",
-            "1.2.3.4 0:0:0:0:0:0 9 9",
-        ] {
-            assert_eq!(parse(bad), None, "{bad}");
+    fn leases_come_back_as_they_went() {
+        let leases = [
+            ("fd76:6d6c:c0a8:500::15".parse().unwrap(), Mac([0x52, 0x54, 0, 0xab, 1, 2])),
+            ("192.168.5.15".parse().unwrap(), Mac([0x52, 0x54, 0, 0xab, 1, 2])),
+        ];
+        let json = text(&leases);
+        assert_eq!(parse(&json).unwrap(), leases);
+        let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(value["192.168.5.15"], "52:54:00:ab:01:02");
+        for bad in ["", "[]", "{", r#"{"192.168.5.15": 5}"#, "{} {}"] {
+            assert!(parse(bad.as_bytes()).is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn leases_go_through_the_file() {
+    fn leases_go_through_the_file_in_their_order() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("leases");
-        let later = unix_now() + Duration::from_secs(1000);
-        let text = format!(
-            "192.168.5.20 52:54:00:00:00:01 {}\nnonsense\n192.168.5.21 52:54:00:00:00:02 1\n",
-            later.as_secs()
-        );
-        fs::write(&path, text).unwrap();
+        let path = dir.path().join("leases.json");
+        // Lima writes it in one line, with addresses that are not this network's.
+        let lima = r#"{"192.168.5.21":"52:54:00:00:00:02","192.168.5.20":"52:54:00:00:00:01",
+                      "192.168.9.9":"52:54:00:00:00:03","192.168.5.22":"nonsense"}"#;
+        fs::write(&path, lima).unwrap();
+        fs::write(temporary(&path), "half").unwrap();
         let mut first = engine();
         let mut file = LeaseFile::load(&path, &mut first, Instant::ZERO).unwrap();
-        let want: Vec<_> = vec!["192.168.5.20".parse::<std::net::IpAddr>().unwrap()];
-        let addresses = |e: &Engine| e.saved_leases().iter().map(|l| l.ip).collect::<Vec<_>>();
+        let want = ["192.168.5.21", "192.168.5.20"];
         assert_eq!(addresses(&first), want);
         // Nothing has changed since, and so nothing is written.
         file.update(&first, Instant::ZERO);
         assert!(file.writer.is_none());
         file.saved = 0;
         file.finish(&first, Instant::ZERO);
-        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 1);
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 4);
         let mut second = engine();
         LeaseFile::load(&path, &mut second, Instant::ZERO).unwrap();
         assert_eq!(addresses(&second), want);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_is_broken_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("leases.json");
+        fs::write(&path, "192.168.5.20 52:54:00:00:00:01 9\n").unwrap();
+        let mut engine = engine();
+        let file = LeaseFile::load(&path, &mut engine, Instant::ZERO).unwrap();
+        assert!(addresses(&engine).is_empty());
+        engine.assign(Mac([2, 0, 0, 0, 0, 1]), None, None, Instant::ZERO).unwrap();
+        file.finish(&engine, Instant::ZERO);
+        assert_eq!(parse(&fs::read(&path).unwrap()).unwrap().len(), 2);
     }
 }

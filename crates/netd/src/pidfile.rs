@@ -1,12 +1,12 @@
 //! The pid file: written when the daemon is ready and not before, complete or not at all, and
-//! removed at the end.
+//! removed at the end. The process keeps a lock on it, so that a number that was left behind and is
+//! somebody else's by now is no process of ours.
 
-use std::fs;
-use std::io::{self, Write};
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use rustix::io::Errno;
-use rustix::process::{Pid, getpid, test_kill_process};
+use rustix::process::{Pid, getpid};
 
 /// Why there can be no pid file.
 #[derive(Debug, thiserror::Error)]
@@ -23,17 +23,34 @@ pub enum PidFileError {
 #[derive(Debug)]
 pub struct PidFile {
     path: PathBuf,
+    _lock: File,
 }
 
 impl PidFile {
     /// Sees whether a pid file may be written: the process in an existing one must be gone.
     pub fn check(path: &Path) -> Result<(), PidFileError> {
-        match read(path)? {
-            Some(pid) if is_alive(pid) => {
+        match Self::holder(path)? {
+            Some(pid) => {
                 Err(PidFileError::Running { path: path.into(), pid: pid.as_raw_nonzero().get() })
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
+    }
+
+    /// The running process whose pid file this is.
+    pub fn holder(path: &Path) -> Result<Option<Pid>, PidFileError> {
+        let Some((file, pid)) = read(path)? else { return Ok(None) };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(None),
+            Err(TryLockError::WouldBlock) => Ok(pid),
+            Err(TryLockError::Error(source)) => Err(PidFileError::Io { path: path.into(), source }),
+        }
+    }
+
+    /// Waits until the process whose pid file this is has ended; at once if there is none.
+    pub fn await_end(path: &Path) -> Result<(), PidFileError> {
+        let Some((file, _)) = read(path)? else { return Ok(()) };
+        file.lock_shared().map_err(|source| PidFileError::Io { path: path.into(), source })
     }
 
     /// Writes this process's number to `path`.
@@ -42,31 +59,41 @@ impl PidFile {
         Self::check(path)?;
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(format!(".{}", getpid().as_raw_nonzero()));
-        let written = fs::File::create(&temporary).and_then(|mut file| {
+        let written = File::create(&temporary).and_then(|mut file| {
             writeln!(file, "{}", getpid().as_raw_nonzero())?;
-            fs::rename(&temporary, path)
+            file.lock()?;
+            fs::rename(&temporary, path)?;
+            Ok(file)
         });
-        if let Err(error) = written {
-            // The first error is the one to tell.
-            let _ = fs::remove_file(&temporary);
-            return Err(failed(error));
+        match written {
+            Ok(lock) => Ok(Self { path: path.into(), _lock: lock }),
+            Err(error) => {
+                // The first error is the one to tell.
+                let _ = fs::remove_file(&temporary);
+                Err(failed(error))
+            }
         }
-        Ok(Self { path: path.into() })
     }
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        if read(&self.path).is_ok_and(|pid| pid == Some(getpid())) {
+        if matches!(read(&self.path), Ok(Some((_, pid))) if pid == Some(getpid())) {
             // Nothing can be done about a failure while everything ends.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-fn read(path: &Path) -> Result<Option<Pid>, PidFileError> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
+/// An existing file and the number in it; an empty one has none.
+fn read(path: &Path) -> Result<Option<(File, Option<Pid>)>, PidFileError> {
+    let mut text = String::new();
+    let opened = File::open(path).and_then(|mut file| {
+        file.read_to_string(&mut text)?;
+        Ok(file)
+    });
+    let file = match opened {
+        Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) if e.kind() == io::ErrorKind::InvalidData => {
             return Err(PidFileError::NotOurs(path.into()));
@@ -75,23 +102,12 @@ fn read(path: &Path) -> Result<Option<Pid>, PidFileError> {
     };
     let text = text.trim();
     if text.is_empty() {
-        return Ok(None);
+        return Ok(Some((file, None)));
     }
     match text.parse().ok().filter(|pid| *pid > 0).and_then(Pid::from_raw) {
-        Some(pid) => Ok(Some(pid)),
+        Some(pid) => Ok(Some((file, Some(pid)))),
         None => Err(PidFileError::NotOurs(path.into())),
     }
-}
-
-fn is_alive(pid: Pid) -> bool {
-    pid != getpid() && test_kill_process(pid) != Err(Errno::SRCH) && !is_zombie(pid)
-}
-
-/// Whether the process has ended and only its parent has not noticed; not known without /proc.
-fn is_zombie(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-    // The state follows the name, which may have any character in it.
-    stat.is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" Z")))
 }
 
 #[cfg(test)]
@@ -113,45 +129,25 @@ mod tests {
     fn a_running_process_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
-        fs::write(&path, "1\n").unwrap();
+        let _file = PidFile::write(&path).unwrap();
         let error = PidFile::write(&path).unwrap_err().to_string();
-        assert!(error.ends_with("process 1 is running"), "{error}");
+        assert!(error.ends_with(&format!("process {} is running", std::process::id())), "{error}");
+        assert_eq!(PidFile::holder(&path).unwrap(), Some(getpid()));
     }
 
     #[test]
-    fn a_stale_file_is_replaced_and_a_strange_one_kept() {
+    fn a_number_that_is_somebody_elses_by_now_is_replaced_and_a_strange_file_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        child.wait().unwrap();
-        fs::write(&path, format!("{}\n", child.id())).unwrap();
+        fs::write(&path, "1\n").unwrap();
+        assert_eq!(PidFile::holder(&path).unwrap(), None);
+        PidFile::await_end(&path).unwrap();
         drop(PidFile::write(&path).unwrap());
         for strange in ["precious", "-1", "0", "12 13"] {
             fs::write(&path, strange).unwrap();
             assert!(matches!(PidFile::write(&path), Err(PidFileError::NotOurs(_))));
             assert_eq!(fs::read_to_string(&path).unwrap(), strange);
         }
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn a_process_that_nobody_has_waited_for_is_gone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pid");
-        let mut child = std::process::Command::new("cat")
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        fs::write(&path, format!("{}\n", child.id())).unwrap();
-        assert!(matches!(PidFile::check(&path), Err(PidFileError::Running { .. })));
-        drop(child.stdin.take());
-        let pid = Pid::from_child(&child);
-        let options =
-            rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
-        rustix::process::waitid(rustix::process::WaitId::Pid(pid), options).unwrap();
-        PidFile::check(&path).unwrap();
-        child.wait().unwrap();
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixListener;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use rustix::process::{Signal, kill_process};
 
@@ -158,8 +158,13 @@ fn what_a_dead_daemon_left_is_cleared() {
     for socket in ["lab_ep.sock", "lab_fd.sock", "lab_qemu.sock"] {
         drop(UnixListener::bind(dir.join(socket)).unwrap());
     }
-    let mut dead = Command::new("true").spawn().unwrap();
-    dead.wait().unwrap();
-    fs::write(dir.join("usernet_lab.pid"), format!("{}\n", dead.id())).unwrap();
-    assert_eq!(lab.output(&["--", "echo", "here"]), "here\n");
+    // Its number is somebody else's by now.
+    fs::write(dir.join("usernet_lab.pid"), format!("{}\n", std::process::id())).unwrap();
+    fs::write(dir.join("leases.json.new"), "{").unwrap();
+    fs::write(dir.join("leases.json"), "{").unwrap();
+    assert_eq!(lab.output(&["--name", "a", "--", "echo", "here"]), "here\n");
+    eventually("the daemon's end", || (lab.left().is_empty()).then_some(()));
+    let leases = fs::read(dir.join("leases.json")).unwrap();
+    let leases: serde_json::Value = serde_json::from_slice(&leases).unwrap();
+    assert!(leases["10.71.0.4"].as_str().unwrap().starts_with("52:55:55:"), "{leases}");
 }

@@ -58,17 +58,17 @@ impl Engine {
         held.then_some(addresses)
     }
 
-    /// Ends a guest's leases: it gets the same addresses again unless another needed them.
-    pub fn unassign(&mut self, mac: Mac, now: Instant) {
+    /// Forgets a guest that will not come back.
+    pub fn unassign(&mut self, mac: Mac) {
         let (ipv4, ipv6) = (self.net.config.ipv4, self.net.config.ipv6);
         let pool = self.gateway.dhcp.pool_mut();
         if let Some(lease) = pool.of(mac) {
-            pool.release(lease.number, now);
+            pool.free(lease.number);
             self.net.neighbors.forget(ipv4.nth(lease.number).into());
         }
         let pool = self.gateway.dhcp6.pool_mut();
         if let Some(lease) = pool.of(mac) {
-            pool.release(lease.number, now);
+            pool.free(lease.number);
             self.net.neighbors.forget(ipv6.nth(lease.number.into()).into());
         }
         self.gateway_worked();
@@ -95,14 +95,27 @@ mod tests {
         let second = engine.assign(mac(2), Some(PortId(0)), None, now).unwrap();
         assert_eq!(second.0, Ipv4Addr::new(192, 168, 5, 16));
         assert_eq!(engine.assign(mac(1), Some(PortId(1)), None, now), Some(first));
-        engine.unassign(mac(1), now);
-        assert_eq!(
-            engine.assign(mac(3), None, None, now).unwrap().0,
-            Ipv4Addr::new(192, 168, 5, 17)
-        );
-        assert_eq!(engine.assign(mac(1), None, None, now), Some(first));
-        // A year is kept in the file of leases too.
-        assert_eq!(engine.saved_leases().len(), 6);
+        // An address rests as long as others are left, and is nobody's then.
+        engine.unassign(mac(1));
+        let third = engine.assign(mac(3), None, None, now).unwrap();
+        assert_eq!(third.0, Ipv4Addr::new(192, 168, 5, 17));
+        assert_eq!(engine.remembered_leases().len(), 4);
+        assert_ne!(engine.assign(mac(1), None, None, now), Some(first));
+    }
+
+    #[test]
+    fn those_gone_for_longest_are_remembered_first() {
+        let mut engine = Engine::new(config(), Instant::ZERO);
+        let at = |secs| Instant::ZERO + Duration::from_secs(secs);
+        for n in 1..=3 {
+            engine.assign(mac(n), Some(PortId(n.into())), None, at(n.into())).unwrap();
+        }
+        // What a guest does as it leaves.
+        engine.assign(mac(1), None, None, at(9)).unwrap();
+        let remembered = engine.remembered_leases();
+        let macs: Vec<Mac> =
+            remembered.iter().filter(|(ip, _)| ip.is_ipv4()).map(|(_, mac)| *mac).collect();
+        assert_eq!(macs, [mac(2), mac(3), mac(1)]);
     }
 
     #[test]

@@ -27,7 +27,17 @@ impl Engine {
         four.chain(six).collect()
     }
 
-    /// Counts up whenever [`Engine::saved_leases`] has changed.
+    /// Whose every address is or last was, those first that have been gone for longest.
+    pub fn remembered_leases(&self) -> Vec<(IpAddr, Mac)> {
+        let (v4, v6) = (self.net.config.ipv4, self.net.config.ipv6);
+        let four = known(self.gateway.dhcp.pool(), move |n| v4.nth(n).into());
+        let six = known(self.gateway.dhcp6.pool(), move |n| v6.nth(n.into()).into());
+        let mut all: Vec<_> = four.chain(six).collect();
+        all.sort_unstable_by_key(|(past, lease)| (!*past, lease.until, lease.ip));
+        all.into_iter().map(|(_, lease)| (lease.ip, lease.mac)).collect()
+    }
+
+    /// Counts up whenever [`Engine::remembered_leases`] has changed.
     pub fn lease_changes(&self) -> u64 {
         self.gateway.dhcp.pool().changes() + self.gateway.dhcp6.pool().changes()
     }
@@ -45,8 +55,16 @@ impl Engine {
 }
 
 fn bound(pool: &Pool, ip: impl Fn(u32) -> IpAddr) -> impl Iterator<Item = SavedLease> {
-    let bound = pool.iter().filter(|l| l.state == State::Bound);
-    bound.map(move |l| SavedLease { ip: ip(l.number), mac: l.mac, until: l.until })
+    known(pool, ip).filter(|(past, _)| !past).map(|(_, lease)| lease)
+}
+
+/// Leases in force and past ones, and whether they are past.
+fn known(pool: &Pool, ip: impl Fn(u32) -> IpAddr) -> impl Iterator<Item = (bool, SavedLease)> {
+    let known = pool.iter().filter(|l| matches!(l.state, State::Bound | State::Past));
+    known.map(move |l| {
+        let lease = SavedLease { ip: ip(l.number), mac: l.mac, until: l.until };
+        (l.state == State::Past, lease)
+    })
 }
 
 fn restore(

@@ -236,7 +236,11 @@ impl Guest {
             core.remove_forward(forward);
         }
         match &self.name {
-            Some(name) => core.sockets.resolver().names_mut().remove(name),
+            Some(name) => {
+                core.sockets.resolver().names_mut().remove(name);
+                // Its addresses are kept for it, others' that have been gone for longer are not.
+                core.assign(self.mac, None, None);
+            }
             None => core.unassign(self.mac),
         }
         core.let_go(self.link);
