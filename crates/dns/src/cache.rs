@@ -6,13 +6,13 @@
 //! two neighbours (RFC 6891 section 6.1.1). Nothing is cut: an answer that the client has no room
 //! for, or that may have been made short for a smaller one, is asked for anew.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use hashbrown::HashTable;
 use slab::Slab;
 
 use crate::message::{
-    self, CNAME, HEADER, MAX_MESSAGE, OPT, Query, SOA, TSIG, opt_len, put_opt, records,
+    self, CNAME, HEADER, Key, MAX_MESSAGE, OPT, Query, Record, SOA, TSIG, opt_len, put_opt, records,
 };
 
 /// Bytes that the answers and their keys may take.
@@ -31,7 +31,8 @@ const TCP_TO_UDP: usize = 512;
 
 #[derive(Debug, Default)]
 pub(crate) struct Cache {
-    index: HashMap<Box<[u8]>, usize>,
+    /// Places of entries, by the hash of their keys.
+    index: HashTable<usize>,
     entries: Slab<Entry>,
     bytes: usize,
     /// Where the search for something to drop goes on.
@@ -40,11 +41,11 @@ pub(crate) struct Cache {
 
 #[derive(Debug)]
 struct Entry {
-    key: Box<[u8]>,
+    hash: u64,
+    /// Of the key; the rest of that is the message's question.
+    flags: u8,
     /// Without the OPT record.
     message: Box<[u8]>,
-    /// Where its records have their TTLs.
-    ttls: Box<[u16]>,
     stored: Instant,
     lifetime: Duration,
     /// Bytes that the client had room for.
@@ -56,13 +57,13 @@ impl Cache {
     /// Writes the answer for a client, if one is kept that it can be given.
     pub(crate) fn answer(
         &mut self,
-        key: &[u8],
+        key: &Key<'_>,
         query: &Query<'_>,
         limit: usize,
         now: Instant,
         out: &mut Vec<u8>,
     ) -> bool {
-        let Some(&index) = self.index.get(key) else { return false };
+        let Some(index) = self.find(key) else { return false };
         let Some(entry) = self.entries.get_mut(index) else { return false };
         let age = now.saturating_duration_since(entry.stored);
         if age >= entry.lifetime {
@@ -83,10 +84,16 @@ impl Cache {
         true
     }
 
-    /// Keeps an answer, if it may be.
-    pub(crate) fn insert(&mut self, key: &[u8], reply: &[u8], limit: usize, now: Instant) {
+    /// Keeps the answer to a question, if it may be.
+    pub(crate) fn insert(
+        &mut self,
+        key: &Key<'_>,
+        reply: &[u8],
+        limit: usize,
+        now: Instant,
+    ) {
         let Some(kept) = Kept::of(reply) else { return };
-        if let Some(&old) = self.index.get(key) {
+        if let Some(old) = self.find(key) {
             // What was made for less room is no better.
             let known = self.entries.get(old).filter(|entry| {
                 entry.limit > limit && now.saturating_duration_since(entry.stored) < entry.lifetime
@@ -97,9 +104,9 @@ impl Cache {
             self.remove(old);
         }
         let entry = Entry {
-            key: key.into(),
+            hash: key.hash,
+            flags: key.flags,
             message: kept.message,
-            ttls: kept.ttls,
             stored: now,
             lifetime: Duration::from_secs(u64::from(kept.lifetime)),
             limit,
@@ -112,7 +119,16 @@ impl Cache {
         while self.bytes + size > MAX_BYTES && self.drop_one() {}
         self.bytes += size;
         let index = self.entries.insert(entry);
-        self.index.insert(key.into(), index);
+        let Self { index: table, entries, .. } = self;
+        let hash_of = |&at: &usize| entries.get(at).map_or(0, |entry| entry.hash);
+        table.insert_unique(key.hash, index, hash_of);
+    }
+
+    fn find(&self, key: &Key<'_>) -> Option<usize> {
+        let is = |&at: &usize| {
+            self.entries.get(at).is_some_and(|entry| key.is_asked_by(&entry.message, entry.flags))
+        };
+        self.index.find(key.hash, is).copied()
     }
 
     pub(crate) fn clear(&mut self) {
@@ -142,14 +158,16 @@ impl Cache {
     fn remove(&mut self, index: usize) {
         if let Some(entry) = self.entries.try_remove(index) {
             self.bytes -= entry.size();
-            self.index.remove(&entry.key);
+            if let Ok(found) = self.index.find_entry(entry.hash, |&at| at == index) {
+                found.remove();
+            }
         }
     }
 }
 
 impl Entry {
     fn size(&self) -> usize {
-        OVERHEAD + 2 * self.key.len() + self.message.len() + 2 * self.ttls.len()
+        OVERHEAD + self.message.len()
     }
 
     /// Whether this is what a nameserver would tell the client.
@@ -168,10 +186,10 @@ impl Entry {
         if by == 0 {
             return;
         }
-        for &at in &self.ttls {
-            let at = usize::from(at);
-            if let Some(place) = message.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<4>())
-            {
+        let end = message::question_end(&self.message).unwrap_or(self.message.len());
+        for record in records(&self.message, end).flatten() {
+            let place = message.get_mut(record.ttl_at..).and_then(<[u8]>::first_chunk_mut::<4>);
+            if let Some(place) = place {
                 *place = u32::from_be_bytes(*place).saturating_sub(by).to_be_bytes();
             }
         }
@@ -200,33 +218,49 @@ pub(crate) fn readdress(out: &mut Vec<u8>, start: usize, query: &Query<'_>) {
 
 /// A reply without its OPT record. `None` if that is not what it ends with.
 pub(crate) fn without_opt(reply: &[u8]) -> Option<Box<[u8]>> {
-    let mut opt = None;
+    let mut opt = Opt::default();
     for record in records(reply, message::question_end(reply)?) {
-        let record = record?;
-        if opt.is_some() || record.kind == TSIG {
+        opt.pass(&record?)?;
+    }
+    Some(opt.cut(reply))
+}
+
+/// The OPT record of a reply, if one was passed.
+#[derive(Default)]
+struct Opt(Option<usize>);
+
+impl Opt {
+    /// Whether the record is another one. `None` if the OPT record is not the last, or says what
+    /// cannot be kept.
+    fn pass(&mut self, record: &Record) -> Option<bool> {
+        if self.0.is_some() || record.kind == TSIG {
             return None;
         }
         if record.kind == OPT {
-            // The upper bits of the rcode are nothing that can be kept.
+            // The upper bits of the rcode.
             if record.ttl >> 24 != 0 {
                 return None;
             }
-            opt = Some(record.start);
+            self.0 = Some(record.start);
         }
+        Some(record.kind != OPT)
     }
-    let mut kept: Box<[u8]> = reply.get(..opt.unwrap_or(reply.len()))?.into();
-    if opt.is_some()
-        && let Some(&mut [ref mut high, ref mut low]) = kept.get_mut(10..12)
-    {
-        [*high, *low] = u16::from_be_bytes([*high, *low]).wrapping_sub(1).to_be_bytes();
+
+    fn cut(&self, reply: &[u8]) -> Box<[u8]> {
+        let mut kept: Box<[u8]> =
+            reply.get(..self.0.unwrap_or(reply.len())).unwrap_or_default().into();
+        if self.0.is_some()
+            && let Some(&mut [ref mut high, ref mut low]) = kept.get_mut(10..12)
+        {
+            [*high, *low] = u16::from_be_bytes([*high, *low]).wrapping_sub(1).to_be_bytes();
+        }
+        kept
     }
-    Some(kept)
 }
 
 /// What of a reply is kept, and for how many seconds.
 struct Kept {
     message: Box<[u8]>,
-    ttls: Box<[u16]>,
     lifetime: u32,
 }
 
@@ -239,35 +273,37 @@ impl Kept {
         let end = message::question_end(reply).filter(|&end| end > HEADER)?;
         let kind =
             reply.get(end - 4..end - 2).map(|kind| u16::from_be_bytes([kind[0], kind[1]]))?;
-        let kept = without_opt(reply)?;
-        let mut ttls = Vec::new();
+        let mut opt = Opt::default();
         let mut lifetime = LONGEST;
         let mut positive = false;
         let mut negative = None;
         let mut last = end;
-        for record in records(&kept, end) {
+        for record in records(reply, end) {
             let record = record?;
+            if !opt.pass(&record)? {
+                continue;
+            }
             last = record.rdata.end;
             // The sign bit makes it zero (RFC 2181 section 8).
             let ttl = if record.ttl >> 31 == 0 { record.ttl } else { 0 };
             lifetime = lifetime.min(ttl);
-            ttls.push(u16::try_from(record.ttl_at).ok()?);
             match (record.section, record.kind) {
                 (0, found) => positive |= found == kind || kind == CNAME,
                 (1, SOA) => {
-                    let minimum = kept.get(record.rdata)?.last_chunk::<4>()?;
+                    let minimum = reply.get(record.rdata)?.last_chunk::<4>()?;
                     negative = Some(ttl.min(u32::from_be_bytes(*minimum)));
                 }
                 _ => {}
             }
         }
-        if last != kept.len() {
-            return None;
-        }
         if rcode == 3 || !positive {
             lifetime = lifetime.min(negative?).min(LONGEST_NEGATIVE);
         }
-        (lifetime > 0).then(|| Self { message: kept, ttls: ttls.into(), lifetime })
+        if lifetime == 0 {
+            return None;
+        }
+        let message = opt.cut(reply);
+        (last == message.len()).then_some(Self { message, lifetime })
     }
 }
 

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use crate::hash::{ByName, Hashed};
 use crate::name;
 
 #[derive(Debug, Default)]
 pub(crate) struct Hosts {
-    by_name: HashMap<Box<[u8]>, Vec<IpAddr>>,
+    by_name: ByName<Vec<IpAddr>>,
     by_address: HashMap<IpAddr, Box<[u8]>>,
 }
 
@@ -20,9 +21,10 @@ impl Hosts {
             let Some(address) = fields.next().and_then(|text| text.parse().ok()) else { continue };
             for name in fields.filter_map(|name| name::from_text(name).ok()) {
                 hosts.by_address.entry(address).or_insert_with(|| name.clone());
-                let known = hosts.by_name.entry(name).or_default();
-                if !known.contains(&address) {
-                    known.push(address);
+                match hosts.by_name.get_mut(&name) {
+                    Some(known) if known.contains(&address) => {}
+                    Some(known) => known.push(address),
+                    None => hosts.by_name.insert(name, vec![address]),
                 }
             }
         }
@@ -30,7 +32,7 @@ impl Hosts {
     }
 
     /// The addresses of a folded name.
-    pub(crate) fn addresses(&self, name: &[u8]) -> Option<&[IpAddr]> {
+    pub(crate) fn addresses(&self, name: Hashed<'_>) -> Option<&[IpAddr]> {
         self.by_name.get(name).map(Vec::as_slice)
     }
 
@@ -50,7 +52,7 @@ mod tests {
                     10.0.0.2 NAS.lan nas\n10.0.0.3 nas\n10.0.0.3 nas\n10.0.0.4\n";
         let hosts = Hosts::parse(text);
         let find = |name: &str| {
-            let found = hosts.addresses(&name::from_text(name).unwrap());
+            let found = hosts.addresses(Hashed::new(&name::from_text(name).unwrap()));
             found.map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
         };
         assert_eq!(find("localhost").unwrap(), "127.0.0.1 ::1");

@@ -12,6 +12,7 @@
 mod answers;
 mod cache;
 mod core;
+mod hash;
 mod hosts;
 mod ipv6;
 mod message;

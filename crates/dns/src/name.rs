@@ -91,6 +91,9 @@ pub(crate) fn top(name: &[u8]) -> Option<&[u8]> {
 
 /// The address whose reverse name this is, if it is a whole one. The name is folded.
 pub(crate) fn reverse(name: &[u8]) -> Option<IpAddr> {
+    if !name.ends_with(b"\x04arpa\0") {
+        return None;
+    }
     let labels: ArrayVec<&[u8], 34> = {
         let mut all = ArrayVec::new();
         for label in labels(name) {

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
+use crate::hash::{ByName, Hashed};
 use crate::message::Alias;
 use crate::name::{self, NameError};
 
@@ -21,7 +22,7 @@ pub enum Target {
 /// The network's own names.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
-    by_name: HashMap<Box<[u8]>, Entry>,
+    by_name: ByName<Entry>,
     /// The first name that was given to an address.
     by_address: HashMap<IpAddr, Box<[u8]>>,
     /// Subnets whose addresses nobody else has names for.
@@ -87,7 +88,7 @@ impl Names {
                         matches!(entry, Entry::Addresses(known) if known.contains(&address))
                     });
                     if let Some((other, _)) = other {
-                        self.by_address.insert(address, other.clone());
+                        self.by_address.insert(address, other.into());
                     }
                 }
             }
@@ -100,8 +101,9 @@ impl Names {
     }
 
     /// Looks a folded name up.
-    pub(crate) fn find(&self, name: &[u8]) -> Found<'_> {
-        match self.by_name.get(name) {
+    pub(crate) fn find(&self, hashed: Hashed<'_>) -> Found<'_> {
+        let name = hashed.name;
+        match self.by_name.get(hashed) {
             None if is_reserved(name) => Found::Missing,
             None => self.find_reverse(name),
             Some(Entry::Addresses(addresses)) => Found::Addresses(Alias::new(), addresses),
@@ -118,7 +120,7 @@ impl Names {
                 // Round in a circle: there is nothing at its end.
                 return Found::Addresses(chain, &[]);
             }
-            match self.by_name.get(target) {
+            match self.by_name.get(Hashed::new(target)) {
                 Some(Entry::Addresses(addresses)) => return Found::Addresses(chain, addresses),
                 Some(Entry::Alias(next)) => target = next,
                 None if is_reserved(target) => return Found::Addresses(chain, &[]),
@@ -140,6 +142,9 @@ impl Names {
 /// Whether a name is vmlan's, there or not: `host.lima.internal` and its like, and the names of
 /// instances.
 fn is_reserved(name: &[u8]) -> bool {
+    if !name.ends_with(b"\x08internal\0") {
+        return false;
+    }
     let mut from_top = [&b""[..]; 2];
     for label in name::labels(name) {
         from_top = [from_top[1], label];
@@ -159,6 +164,12 @@ fn contains((network, prefix): (IpAddr, u8), address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Names {
+        fn look(&self, name: &[u8]) -> Found<'_> {
+            self.find(Hashed::new(name))
+        }
+    }
 
     fn wire(name: &str) -> Box<[u8]> {
         name::from_text(name).unwrap()
@@ -184,11 +195,11 @@ mod tests {
     fn only_exact_names_are_known() {
         let names = names(&[("Local.Example.dev", "10.0.0.1"), ("local.example.dev", "fd00::1")]);
         let both = [ip("10.0.0.1"), ip("fd00::1")];
-        let found = |name: &str| names.find(&wire(name)) == Found::Addresses(vec![], &both);
+        let found = |name: &str| names.look(&wire(name)) == Found::Addresses(vec![], &both);
         assert!(found("local.example.dev"));
         for other in ["dev", "example.dev", "other.example.dev", "a.local.example.dev", "."] {
             let other = if other == "." { Box::from(&b"\0"[..]) } else { wire(other) };
-            assert_eq!(names.find(&other), Found::Elsewhere(vec![]));
+            assert_eq!(names.look(&other), Found::Elsewhere(vec![]));
         }
     }
 
@@ -197,10 +208,10 @@ mod tests {
         let names = names(&[("host.lima.internal", "192.168.5.2")]);
         for missing in ["x.lima.internal", "lima.internal", "lima-b.internal", "a.lima-b.internal"]
         {
-            assert_eq!(names.find(&wire(missing)), Found::Missing, "{missing}");
+            assert_eq!(names.look(&wire(missing)), Found::Missing, "{missing}");
         }
         for other in ["internal", "corp.internal", "limax.internal", "lima-b.internal.example"] {
-            assert_eq!(names.find(&wire(other)), Found::Elsewhere(vec![]), "{other}");
+            assert_eq!(names.look(&wire(other)), Found::Elsewhere(vec![]), "{other}");
         }
     }
 
@@ -216,11 +227,11 @@ mod tests {
         ]);
         let chain = |list: &[&str]| list.iter().map(|name| wire(name)).collect::<Alias>();
         let expected = chain(&["a.test", "b.test", "c.test"]);
-        assert_eq!(names.find(&wire("a.test")), Found::Addresses(expected, &[ip("10.0.0.3")]));
+        assert_eq!(names.look(&wire("a.test")), Found::Addresses(expected, &[ip("10.0.0.3")]));
         let expected = chain(&["out.test", "deb.example"]);
-        assert_eq!(names.find(&wire("out.test")), Found::Elsewhere(expected));
+        assert_eq!(names.look(&wire("out.test")), Found::Elsewhere(expected));
         let expected = chain(&["x.test", "y.test", "x.test"]);
-        assert_eq!(names.find(&wire("x.test")), Found::Addresses(expected, &[]));
+        assert_eq!(names.look(&wire("x.test")), Found::Addresses(expected, &[]));
     }
 
     #[test]
@@ -228,13 +239,13 @@ mod tests {
         let mut names = names(&[("a.test", "192.168.5.15"), ("b.test", "192.168.5.15")]);
         names.add_subnet(ip("192.168.5.0"), 24);
         let ptr = |octet: u8| wire(&format!("{octet}.5.168.192.in-addr.arpa"));
-        assert_eq!(names.find(&ptr(15)), Found::Name(&wire("a.test")));
-        assert_eq!(names.find(&ptr(16)), Found::Missing);
-        assert_eq!(names.find(&wire("1.6.168.192.in-addr.arpa")), Found::Elsewhere(vec![]));
+        assert_eq!(names.look(&ptr(15)), Found::Name(&wire("a.test")));
+        assert_eq!(names.look(&ptr(16)), Found::Missing);
+        assert_eq!(names.look(&wire("1.6.168.192.in-addr.arpa")), Found::Elsewhere(vec![]));
         names.remove("A.test");
-        assert_eq!(names.find(&ptr(15)), Found::Name(&wire("b.test")));
+        assert_eq!(names.look(&ptr(15)), Found::Name(&wire("b.test")));
         names.remove("b.test");
-        assert_eq!(names.find(&ptr(15)), Found::Missing);
-        assert_eq!(names.find(&wire("a.test")), Found::Elsewhere(vec![]));
+        assert_eq!(names.look(&ptr(15)), Found::Missing);
+        assert_eq!(names.look(&wire("a.test")), Found::Elsewhere(vec![]));
     }
 }

@@ -9,21 +9,22 @@ mod known;
 mod lookup;
 mod question;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use hashbrown::HashTable;
 use slab::Slab;
 
 #[cfg_attr(not(target_os = "macos"), allow(unused_imports, reason = "not told by libc"))]
 pub(crate) use lookup::FoundRecord;
 pub(crate) use lookup::{Found, Wanted};
-pub(crate) use question::{MAX_TRIES, Question, Tries};
+pub(crate) use question::{MAX_TRIES, Question, Refusal, Tries, Way};
 
 use crate::answers::{Answers, Origin};
 use crate::cache::Cache;
+use crate::hash::{Hashed, Numbered};
 use crate::hosts::Hosts;
-use crate::message::{self, A, AAAA, ANY, Alias, CNAME, Checked, PTR, Query, Rcode};
+use crate::message::{self, A, AAAA, ANY, Alias, CNAME, Checked, Key, PTR, Query, Rcode};
 use crate::name;
 use crate::names::{self, Names};
 use crate::native;
@@ -89,7 +90,8 @@ pub(crate) struct Core {
     pub(crate) questions: Slab<Question>,
     pub(crate) lookups: Lookups,
     cache: Cache,
-    by_key: HashMap<Box<[u8]>, usize>,
+    /// Questions whose answer others may have too, by the hash of their keys.
+    by_key: HashTable<usize>,
     waiting: Waiting,
     scratch: Vec<u8>,
 }
@@ -97,7 +99,7 @@ pub(crate) struct Core {
 /// How much waits for an answer.
 #[derive(Debug, Default)]
 struct Waiting {
-    by_guest: HashMap<u32, usize>,
+    by_guest: Numbered<u32, usize>,
     count: usize,
     bytes: usize,
 }
@@ -114,7 +116,7 @@ impl Core {
             questions: Slab::new(),
             lookups: Lookups::default(),
             cache: Cache::default(),
-            by_key: HashMap::new(),
+            by_key: HashTable::new(),
             waiting: Waiting::default(),
             scratch: Vec::new(),
         }
@@ -132,8 +134,10 @@ impl Core {
             Checked::Ignore => return false,
             Checked::Refused(query, rcode) => self.error(asker, &query, rcode),
             Checked::Other(query) => {
-                if matches!(self.names.find(&query.name()), names::Found::Elsewhere(_)) {
-                    self.forward(asker, &query, &Alias::new(), now);
+                let name = query.name();
+                let name = Hashed::new(&name);
+                if matches!(self.names.find(name), names::Found::Elsewhere(_)) {
+                    self.forward(asker, &query, &Alias::new(), name, now);
                 } else {
                     self.error(asker, &query, Rcode::NotImp);
                 }
@@ -145,20 +149,21 @@ impl Core {
 
     fn resolve(&mut self, asker: Asker, query: &Query<'_>, now: Instant) {
         let name = query.name();
-        let alias = match self.names.find(&name) {
+        let name = Hashed::new(&name);
+        let alias = match self.names.find(name) {
             names::Found::Elsewhere(alias) => alias,
             found => return own(&mut self.answers, asker, query, &found),
         };
         if !query.is_internet() {
-            return self.forward(asker, query, &Alias::new(), now);
+            return self.forward(asker, query, &Alias::new(), name, now);
         }
         let kind = query.kind();
         if !alias.is_empty() && matches!(kind, CNAME | ANY) {
             return own(&mut self.answers, asker, query, &names::Found::Elsewhere(alias));
         }
-        let target = alias.last().map_or(&*name, |target| &**target);
+        let target = alias.last().map_or(name, |target| Hashed::new(target));
         if let Some(host) = &self.host {
-            let address = if kind == PTR { name::reverse(target) } else { None };
+            let address = if kind == PTR { name::reverse(target.name) } else { None };
             let listed = match (kind, address) {
                 (A | AAAA | ANY, _) => host.hosts.addresses(target).map(Known::Addresses),
                 (_, Some(address)) => host.hosts.name(address).map(Known::Name),
@@ -170,7 +175,7 @@ impl Core {
                 return tell(&mut self.answers, asker, query, &alias, known, Origin::HostsFile);
             }
             let native = match (kind, address) {
-                (A | AAAA, _) => listed.is_some() || host.sources.wants_name(target, &host.machine),
+                (A | AAAA, _) => listed.is_some() || host.sources.wants_name(target.name, &host.machine),
                 (_, Some(address)) => {
                     listed.is_some() || host.sources.wants_address(address, &host.machine)
                 }
@@ -178,7 +183,7 @@ impl Core {
             };
             // A meta type has no records.
             let native = native || (native::EVERY_TYPE && !(128..=255).contains(&kind));
-            if native && let Some(wanted) = Wanted::new(target, kind, address) {
+            if native && let Some(wanted) = Wanted::new(target.name, kind, address) {
                 return self.look(asker, query, alias, wanted, now);
             }
         }
@@ -186,23 +191,32 @@ impl Core {
             let nothing = Known::Addresses(&[]);
             return tell(&mut self.answers, asker, query, &alias, &nothing, Origin::Resolver);
         }
-        self.forward(asker, query, &alias, now);
+        self.forward(asker, query, &alias, target, now);
     }
 
     /// Gives the cached answer, or has a nameserver asked.
-    fn forward(&mut self, asker: Asker, query: &Query<'_>, alias: &Alias, now: Instant) {
+    fn forward(
+        &mut self,
+        asker: Asker,
+        query: &Query<'_>,
+        alias: &Alias,
+        target: Hashed<'_>,
+        now: Instant,
+    ) {
         let limit = query.limit(asker.is_udp());
         let about = alias.last().and_then(|target| query.about(target));
-        let asked = match &about {
-            Some(about) => match message::check(about) {
-                Checked::Query(asked) => asked,
-                _ => return self.error(asker, query, Rcode::ServFail),
-            },
-            None => query.clone(),
+        let checked;
+        let asked = match about.as_deref().map(message::check) {
+            None => query,
+            Some(Checked::Query(about)) => {
+                checked = about;
+                &checked
+            }
+            Some(_) => return self.error(asker, query, Rcode::ServFail),
         };
-        let mut key = asked.key();
+        let key = asked.key(target.hash);
         if let Some(key) = &key
-            && self.answer_from_cache(asker, query, alias, (key, &asked, limit), now)
+            && self.answer_from_cache(asker, query, alias, (key, asked, limit), now)
         {
             return;
         }
@@ -211,16 +225,11 @@ impl Core {
         }
         let waiter = || Waiter::new(asker, query.message, limit, alias.clone());
         let shared = asked.is_shared();
-        // Over TCP there may be more in an answer.
-        if let Some(key) = &mut key
-            && key.try_push(u8::from(asker.is_udp())).is_ok()
-            && shared
-            && let Some(&index) = self.by_key.get(key.as_slice())
-            && let Some(question) = self.questions.get_mut(index)
-            && question.limit >= limit
+        if let Some(key) = key.as_ref().filter(|_| shared)
+            && let Some(question) = self.same(key, asker.is_udp(), limit)
         {
-            self.waiting.add(asker.guest, query.message.len());
             question.others.push(waiter());
+            self.waiting.add(asker.guest, query.message.len());
             return;
         }
         if self.questions.len() >= MAX_QUESTIONS {
@@ -234,13 +243,29 @@ impl Core {
             question.first = Some((asker, query.id()));
         }
         question.tries.next = self.servers.first(now);
-        question.key = key.map(|key| key.as_slice().into());
-        let index = self.questions.vacant_key();
-        if shared && let Some(key) = &question.key {
-            self.by_key.insert(key.clone(), index);
+        question.key = key.as_ref().map(|key| (key.hash, key.flags));
+        question.shared = shared;
+        let index = self.questions.insert(question);
+        if let Some(key) = key.filter(|_| shared) {
+            let questions = &self.questions;
+            let hash = |&at: &usize| questions.get(at).and_then(|q| q.key).map_or(0, |key| key.0);
+            self.by_key.insert_unique(key.hash, index, hash);
         }
-        self.questions.insert(question);
         self.steps.push(Step::Ask(index));
+    }
+
+    /// The question that is the same as one with this key, if its answer will be as large. Over TCP
+    /// there may be more in an answer.
+    fn same(&mut self, key: &Key<'_>, udp: bool, limit: usize) -> Option<&mut Question> {
+        let is = |&index: &usize| {
+            self.questions.get(index).is_some_and(|question| {
+                let flags = question.key.map_or(0, |key| key.1);
+                let large = question.udp == udp && question.limit >= limit;
+                large && key.is_asked_by(&question.message, flags)
+            })
+        };
+        let index = *self.by_key.find(key.hash, is)?;
+        self.questions.get_mut(index)
     }
 
     fn answer_from_cache(
@@ -248,7 +273,7 @@ impl Core {
         asker: Asker,
         query: &Query<'_>,
         alias: &Alias,
-        (key, asked, limit): (&[u8], &Query<'_>, usize),
+        (key, asked, limit): (&Key<'_>, &Query<'_>, usize),
         now: Instant,
     ) -> bool {
         let Self { cache, answers, scratch, .. } = self;
@@ -274,9 +299,9 @@ impl Core {
         now: Instant,
     ) {
         let Some(question) = self.take(index) else { return };
-        if let Some((_, key)) = question.key.as_deref().and_then(<[u8]>::split_last) {
+        if let Some(key) = question.key.and_then(|key| Key::again(&question.message, key)) {
             let limit = if tcp { message::MAX_MESSAGE } else { question.limit };
-            self.cache.insert(key, reply, limit, now);
+            self.cache.insert(&key, reply, limit, now);
         }
         let origin = Origin::Upstream(server);
         if let Some((asker, id)) = question.first {
@@ -291,7 +316,9 @@ impl Core {
             if !waiter.give(&mut self.answers, reply, origin)
                 && let Checked::Query(query) = message::check(&waiter.message)
             {
-                self.forward(waiter.asker, &query, &waiter.alias, now);
+                let name = query.name();
+                let target = waiter.alias.last().map_or(&*name, |target| &**target);
+                self.forward(waiter.asker, &query, &waiter.alias, Hashed::new(target), now);
             }
         }
     }
@@ -320,10 +347,10 @@ impl Core {
 
     fn take(&mut self, index: usize) -> Option<Question> {
         let question = self.questions.try_remove(index)?;
-        if let Some(key) = &question.key
-            && self.by_key.get(key) == Some(&index)
+        if let Some((hash, _)) = question.key.filter(|_| question.shared)
+            && let Ok(found) = self.by_key.find_entry(hash, |&at| at == index)
         {
-            self.by_key.remove(key);
+            found.remove();
         }
         Some(question)
     }

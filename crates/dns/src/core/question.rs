@@ -26,8 +26,10 @@ pub(crate) struct Question {
     pub(super) others: Vec<Waiter>,
     /// Bytes that the message says there is room for.
     pub(super) limit: usize,
-    /// The cache's key, and whether it came over UDP.
-    pub(super) key: Option<Box<[u8]>>,
+    /// The key's hash and flags, if there may be others who ask the same.
+    pub(super) key: Option<(u64, u8)>,
+    /// Others who ask the same may wait for the same answer.
+    pub(super) shared: bool,
 }
 
 /// How far the asking has come.
@@ -40,10 +42,21 @@ pub(crate) struct Tries {
     /// Those of them that have failed.
     pub(crate) failed: usize,
     pub(crate) last: Instant,
-    /// Where answers may come from: UDP socket and id.
-    pub(crate) open: ArrayVec<(usize, u16), MAX_TRIES>,
+    /// Where answers may come from.
+    pub(crate) open: ArrayVec<Way, MAX_TRIES>,
     /// What a nameserver said that gave up.
-    pub(crate) refusal: Option<(Box<[u8]>, SocketAddr)>,
+    pub(crate) refusal: Option<Box<Refusal>>,
+}
+
+/// A UDP socket and the id of a message on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Way(u32);
+
+/// What a nameserver said that gave up.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) reply: Box<[u8]>,
+    pub(crate) server: SocketAddr,
 }
 
 /// A client whose answer is made from that to somebody else's message.
@@ -73,7 +86,24 @@ impl Question {
             others: Vec::new(),
             limit,
             key: None,
+            shared: false,
         }
+    }
+}
+
+impl Way {
+    /// `None` with more sockets than there ever are.
+    pub(crate) fn new(socket: usize, id: u16) -> Option<Self> {
+        Some(Self(u32::from(u16::try_from(socket).ok()?) << 16 | u32::from(id)))
+    }
+
+    pub(crate) fn socket(self) -> usize {
+        (self.0 >> 16) as usize
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+    pub(crate) fn id(self) -> u16 {
+        self.0 as u16
     }
 }
 

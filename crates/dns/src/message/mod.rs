@@ -6,11 +6,10 @@ mod records;
 
 use std::ops::Range;
 
-use arrayvec::ArrayVec;
-
 pub(crate) use build::{Alias, Builder, opt_len, put_opt, relay, with_alias};
-pub(crate) use records::records;
+pub(crate) use records::{Record, records};
 
+use crate::hash;
 use crate::name::{self, Folded, MAX_NAME};
 
 pub(crate) const HEADER: usize = 12;
@@ -44,11 +43,14 @@ const RA: u8 = 0x80;
 const AD: u8 = 0x20;
 const CD: u8 = 0x10;
 
-/// The largest key of a question: name, type, class, flags.
-const MAX_KEY: usize = MAX_NAME + 2 + 2 + 1;
-
-/// What makes two questions the same.
-pub(crate) type Key = ArrayVec<u8, MAX_KEY>;
+/// What makes two questions the same: the name, letter case aside, the type, and some flags.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Key<'a> {
+    pub(crate) hash: u64,
+    name: &'a [u8],
+    kind: u16,
+    pub(crate) flags: u8,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rcode {
@@ -216,7 +218,7 @@ impl<'a> Query<'a> {
 
     /// What others must ask too to be given the same answer; `None` if the answer is for this
     /// client alone.
-    pub(crate) fn key(&self) -> Option<Key> {
+    pub(crate) fn key(&self, name_hash: u64) -> Option<Key<'a>> {
         let question = self.question.as_ref()?;
         // Meta types, signatures, options and versions have answers that are no data.
         let data = question.class == CLASS_IN && !(128..=255).contains(&question.kind);
@@ -224,15 +226,12 @@ impl<'a> Query<'a> {
         if !(self.plain && data && edns && question.kind != OPT) {
             return None;
         }
-        let mut key = Key::new();
-        key.try_extend_from_slice(&self.name()).ok()?;
-        key.try_extend_from_slice(&question.kind.to_be_bytes()).ok()?;
-        key.try_extend_from_slice(&question.class.to_be_bytes()).ok()?;
         let dnssec = self.edns.is_some_and(|edns| edns.dnssec);
         let flags =
             (self.message[2] & RD) | (self.message[3] & (AD | CD)) | (u8::from(dnssec) << 1);
-        key.try_push(flags).ok()?;
-        Some(key)
+        let kind = question.kind;
+        let hash = hash::join(name_hash, u32::from(kind) << 8 | u32::from(flags));
+        Some(Key { hash, name: self.raw_name(), kind, flags })
     }
 
     /// The answer may be made for somebody else's question.
@@ -285,6 +284,22 @@ impl<'a> Query<'a> {
     }
 }
 
+impl<'a> Key<'a> {
+    /// The key of a message that has one, of which hash and flags are known.
+    pub(crate) fn again(message: &'a [u8], (hash, flags): (u64, u8)) -> Option<Self> {
+        let Question { name, kind, .. } = Question::parse(message)?;
+        Some(Self { hash, name: message.get(name)?, kind, flags })
+    }
+
+    /// Whether a message's question is the same, where `flags` are those of its key.
+    pub(crate) fn is_asked_by(&self, message: &[u8], flags: u8) -> bool {
+        let end = HEADER + self.name.len();
+        flags == self.flags
+            && message.get(end..end + 2) == Some(&self.kind.to_be_bytes())
+            && message.get(HEADER..end).is_some_and(|name| name.eq_ignore_ascii_case(self.name))
+    }
+}
+
 impl Question {
     /// The first question; names in it are never compressed, there is nothing before them.
     fn parse(message: &[u8]) -> Option<Self> {
@@ -330,11 +345,13 @@ pub(crate) fn answers(reply: &[u8], asked: &[u8]) -> bool {
     }
     match Question::parse(asked) {
         Some(question) => {
-            let section = HEADER..question.end;
-            match (reply.get(section.clone()), asked.get(section)) {
-                (Some(theirs), Some(ours)) => theirs.eq_ignore_ascii_case(ours),
-                _ => false,
-            }
+            let (name, rest) = (question.name, question.end - 4..question.end);
+            let same = |part: Range<usize>, equal: fn(&[u8], &[u8]) -> bool| {
+                let parts = reply.get(part.clone()).zip(asked.get(part));
+                parts.is_some_and(|(theirs, ours)| equal(theirs, ours))
+            };
+            // Only letters of the name have a case.
+            same(name, <[u8]>::eq_ignore_ascii_case) && same(rest, |theirs, ours| theirs == ours)
         }
         None => true,
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use mio::Registry;
 use mio::event::Event;
 
-use crate::core::{Core, MAX_TRIES};
+use crate::core::{Core, MAX_TRIES, Refusal};
 use crate::message;
 use crate::token::{Class, Key};
 use tcp::Tcp;
@@ -243,7 +243,7 @@ impl Upstream {
         forget(&mut self.udp, &mut self.tcp, core, index);
         let refusal = core.questions.get_mut(index).and_then(|q| q.tries.refusal.take());
         match refusal {
-            Some((reply, server)) => core.replied(index, &reply, server, false, now),
+            Some(refusal) => core.replied(index, &refusal.reply, refusal.server, false, now),
             None => core.failed(index),
         }
     }
@@ -274,7 +274,8 @@ fn settle(
         return lost.push(index);
     }
     if message::is_failure(reply) {
-        question.tries.refusal.get_or_insert_with(|| (reply.into(), server));
+        let refusal = || Box::new(Refusal { reply: reply.into(), server });
+        question.tries.refusal.get_or_insert_with(refusal);
         return lost.push(index);
     }
     if question.tries.count > 1 {

@@ -1,7 +1,6 @@
 //! Questions over UDP. Each nameserver is asked from a handful of sockets that are connected to it,
 //! so that nobody else can answer, with ids and source ports that cannot be foreseen (RFC 5452).
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -14,7 +13,8 @@ use rustix::io::Errno;
 use slab::Slab;
 
 use super::Poll;
-use crate::core::{Core, Question, Tries};
+use crate::core::{Core, Question, Tries, Way};
+use crate::hash::Numbered;
 use crate::message;
 use crate::random::Random;
 use crate::sys;
@@ -35,13 +35,16 @@ pub trait Datagrams {
     ) -> Result<(usize, usize), Errno>;
 }
 
-/// Source ports for one nameserver; on this machine there is nobody to hide from.
-const PORTS: usize = 8;
-const LOCAL_PORTS: usize = 2;
+/// Source ports for one nameserver; on this machine there is nobody to hide from. What goes out
+/// together goes from one of them, chosen by chance.
+const PORTS: usize = 16;
+const LOCAL_PORTS: usize = 1;
 
-/// A port is given up after so many queries, or after a rest: the route may have changed, and with
-/// it the address that a connected socket keeps.
-const MAX_USES: u32 = 4096;
+/// A port is given up after so many queries, after this time, or after a rest: nobody outside shall
+/// have the time to find it, and the route may have changed, and with it the address that a
+/// connected socket keeps.
+const MAX_USES: u32 = 1024;
+const MAX_AGE: Duration = Duration::from_secs(60);
 const MAX_REST: Duration = Duration::from_secs(15);
 
 /// Batches that are read from one socket before others get their turn.
@@ -55,10 +58,9 @@ const ID_TRIES: usize = 8;
 pub(super) struct Udp {
     sockets: Slab<Socket>,
     pools: Vec<Pool>,
-    /// Questions by socket and id.
-    by_id: HashMap<(usize, u16), usize>,
-    /// Socket, question and id of what is to be sent.
-    queued: Vec<(usize, usize, u16)>,
+    by_way: Numbered<Way, usize>,
+    /// What is to be sent, and of which question.
+    queued: Vec<(Way, usize)>,
     /// Sockets that had more to read when their turn ended.
     unread: Vec<usize>,
     retired: usize,
@@ -69,7 +71,11 @@ pub(super) struct Udp {
 #[derive(Debug)]
 struct Pool {
     server: SocketAddr,
-    ports: Vec<Option<usize>>,
+    ports: [Option<usize>; PORTS],
+    /// How many of them there may be.
+    most: usize,
+    /// The one that what is queued goes from.
+    chosen: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -78,6 +84,7 @@ struct Socket {
     server: SocketAddr,
     generation: u32,
     uses: u32,
+    opened: Instant,
     used: Instant,
     /// No longer in its pool: it only waits for answers.
     retired: bool,
@@ -101,19 +108,19 @@ impl Udp {
         now: Instant,
     ) -> bool {
         let Ok(socket) = self.port(poll, server, now) else { return false };
-        let id = (0..ID_TRIES)
-            .map(|_| self.random.id())
-            .find(|&id| !self.by_id.contains_key(&(socket, id)));
-        let Some(id) = id else { return false };
-        if question.tries.open.try_push((socket, id)).is_err() {
+        let way = (0..ID_TRIES)
+            .filter_map(|_| Way::new(socket, self.random.id()))
+            .find(|way| !self.by_way.contains_key(way));
+        let Some(way) = way else { return false };
+        if question.tries.open.try_push(way).is_err() {
             return false;
         }
         if let Some(socket) = self.sockets.get_mut(socket) {
             socket.uses += 1;
             socket.used = now;
         }
-        self.by_id.insert((socket, id), index);
-        self.queued.push((socket, index, id));
+        self.by_way.insert(way, index);
+        self.queued.push((way, index));
         true
     }
 
@@ -129,9 +136,13 @@ impl Udp {
             return false;
         }
         let mut queued = std::mem::take(&mut self.queued);
-        queued.sort_unstable_by_key(|&(socket, ..)| socket);
-        for run in queued.chunk_by(|one, other| one.0 == other.0).flat_map(|run| run.chunks(MOST)) {
+        queued.sort_unstable_by_key(|(way, _)| way.socket());
+        let runs = queued.chunk_by(|(one, _), (other, _)| one.socket() == other.socket());
+        for run in runs.flat_map(|run| run.chunks(MOST)) {
             self.send(core, lanes, run, lost);
+        }
+        for pool in &mut self.pools {
+            pool.chosen = None;
         }
         queued.clear();
         self.queued = queued;
@@ -142,25 +153,23 @@ impl Udp {
         &mut self,
         core: &mut Core,
         lanes: &mut dyn Datagrams,
-        run: &[(usize, usize, u16)],
+        run: &[(Way, usize)],
         lost: &mut Vec<usize>,
     ) {
-        let Some(&(socket, ..)) = run.first() else { return };
-        for &(_, index, id) in run {
+        let Some(socket) = run.first().map(|(way, _)| way.socket()) else { return };
+        let mut open: ArrayVec<(Way, usize), 64> = ArrayVec::new();
+        for &(way, index) in run {
+            // What was concluded meanwhile is asked of nobody.
             let question = core.questions.get_mut(index);
-            if let Some(place) = question.and_then(|question| question.message.get_mut(..2)) {
-                place.copy_from_slice(&id.to_be_bytes());
+            let Some(question) = question.filter(|q| q.tries.open.contains(&way)) else { continue };
+            if let Some(place) = question.message.get_mut(..2) {
+                place.copy_from_slice(&way.id().to_be_bytes());
             }
+            open.push((way, index));
         }
-        // What was concluded meanwhile is asked of nobody.
-        let open: ArrayVec<(usize, u16), 64> = run
-            .iter()
-            .filter(|&&(socket, index, id)| self.by_id.get(&(socket, id)) == Some(&index))
-            .map(|&(_, index, id)| (index, id))
-            .collect();
         let payloads: ArrayVec<&[u8], 64> = open
             .iter()
-            .filter_map(|&(index, _)| Some(core.questions.get(index)?.message.as_slice()))
+            .filter_map(|&(_, index)| Some(core.questions.get(index)?.message.as_slice()))
             .collect();
         let Some(Socket { fd, .. }) = self.sockets.get(socket) else { return };
         let (mut sent, mut error) = lanes.send(fd, &payloads);
@@ -176,8 +185,8 @@ impl Udp {
             // A full queue loses it, as the network may.
             None | Some(Errno::AGAIN | Errno::NOBUFS) => {}
             Some(_) => {
-                for &(index, id) in open.iter().skip(sent) {
-                    self.close(core, index, (socket, id));
+                for &(way, index) in open.iter().skip(sent) {
+                    self.close(core, index, way);
                     lost.push(index);
                 }
             }
@@ -219,12 +228,13 @@ impl Udp {
     /// The question that a reply answers; it is under way on this socket no more.
     fn question_of(&mut self, core: &mut Core, socket: usize, reply: &[u8]) -> Option<usize> {
         let id = u16::from_be_bytes(*reply.first_chunk()?);
-        let index = *self.by_id.get(&(socket, id))?;
+        let way = Way::new(socket, id)?;
+        let index = *self.by_way.get(&way)?;
         let question = core.questions.get(index)?;
         if !message::answers(reply, &question.message) {
             return None;
         }
-        self.close(core, index, (socket, id));
+        self.close(core, index, way);
         Some(index)
     }
 
@@ -233,42 +243,39 @@ impl Udp {
         &mut self,
         core: &mut Core,
         socket: usize,
-        but: &[(usize, u16)],
+        but: &[(Way, usize)],
         lost: &mut Vec<usize>,
     ) {
-        let open: Vec<(usize, u16)> = core
+        let open: Vec<(Way, usize)> = core
             .questions
             .iter()
-            .flat_map(|(index, question)| {
-                question.tries.open.iter().map(move |&(at, id)| (at, index, id))
-            })
-            .filter(|&(at, index, id)| at == socket && !but.contains(&(index, id)))
-            .map(|(_, index, id)| (index, id))
+            .flat_map(|(index, question)| question.tries.open.iter().map(move |&way| (way, index)))
+            .filter(|open| open.0.socket() == socket && !but.contains(open))
             .collect();
-        for (index, id) in open {
-            self.close(core, index, (socket, id));
+        for (way, index) in open {
+            self.close(core, index, way);
             lost.push(index);
         }
     }
 
-    fn close(&mut self, core: &mut Core, index: usize, at: (usize, u16)) {
-        self.by_id.remove(&at);
+    fn close(&mut self, core: &mut Core, index: usize, way: Way) {
+        self.by_way.remove(&way);
         if let Some(question) = core.questions.get_mut(index) {
-            question.tries.open.retain(|open| *open != at);
+            question.tries.open.retain(|open| *open != way);
         }
     }
 
     /// Lets go of a question that is being ended.
     pub(super) fn forget(&mut self, tries: &mut Tries) {
-        for at in tries.open.drain(..) {
-            self.by_id.remove(&at);
+        for way in tries.open.drain(..) {
+            self.by_way.remove(&way);
         }
     }
 
     /// Sockets that brought no answer are used no more.
     pub(super) fn suspect(&mut self, tries: &Tries) {
-        if let Some(&(socket, _)) = tries.open.last()
-            && let Some(socket) = self.sockets.get_mut(socket)
+        if let Some(way) = tries.open.last()
+            && let Some(socket) = self.sockets.get_mut(way.socket())
         {
             socket.uses = MAX_USES;
         }
@@ -288,7 +295,7 @@ impl Udp {
 
     /// Closes sockets that nothing is expected on.
     pub(super) fn sweep(&mut self, core: &Core, now: Instant) {
-        let Self { sockets, pools, by_id, retired, .. } = self;
+        let Self { sockets, pools, by_way, retired, .. } = self;
         pools.retain(|pool| {
             let known = core.servers.contains(pool.server);
             for &index in pool.ports.iter().flatten().filter(|_| !known) {
@@ -301,8 +308,8 @@ impl Udp {
         let idle = |socket: &Socket| now.saturating_duration_since(socket.used) >= MAX_REST;
         if sockets.iter().any(|(_, socket)| socket.retired) {
             let mut busy = vec![false; sockets.capacity()];
-            for (socket, _) in by_id.keys() {
-                if let Some(busy) = busy.get_mut(*socket) {
+            for way in by_way.keys() {
+                if let Some(busy) = busy.get_mut(way.socket()) {
                     *busy = true;
                 }
             }
@@ -313,30 +320,37 @@ impl Udp {
         *retired = sockets.iter().filter(|(_, socket)| socket.retired).count();
     }
 
-    /// A socket to a nameserver, chosen by chance.
+    /// A socket to a nameserver, chosen by chance; the same until what is queued is sent.
     fn port(&mut self, poll: &mut Poll, server: SocketAddr, now: Instant) -> Result<usize, Errno> {
-        let pool = match self.pools.iter().position(|pool| pool.server == server) {
+        let at = match self.pools.iter().position(|pool| pool.server == server) {
             Some(at) => at,
             None => {
-                let ports = if server.ip().is_loopback() { LOCAL_PORTS } else { PORTS };
-                self.pools.push(Pool { server, ports: vec![None; ports] });
+                self.pools.push(Pool::new(server));
                 self.pools.len() - 1
             }
         };
-        let Some(Pool { ports, .. }) = self.pools.get_mut(pool) else { return Err(Errno::NOBUFS) };
-        let choice = self.random.below(ports.len());
-        let Some(port) = ports.get_mut(choice) else { return Err(Errno::NOBUFS) };
+        let Self { sockets, pools, random, retired, .. } = self;
+        let Some(pool) = pools.get_mut(at) else { return Err(Errno::NOBUFS) };
+        let choice = *pool.chosen.get_or_insert_with(|| random.below(pool.most));
+        let Some(port) = pool.ports.get_mut(choice) else { return Err(Errno::NOBUFS) };
         if let Some(index) = *port
-            && let Some(socket) = self.sockets.get_mut(index)
+            && let Some(socket) = sockets.get_mut(index)
         {
-            let rested = now.saturating_duration_since(socket.used);
-            if socket.uses < MAX_USES && rested < MAX_REST {
+            if socket.is_good(now) {
                 return Ok(index);
             }
             socket.retired = true;
-            self.retired += 1;
+            *retired += 1;
         }
         *port = None;
+        let index = self.open(poll, server, now)?;
+        if let Some(port) = self.pools.get_mut(at).and_then(|pool| pool.ports.get_mut(choice)) {
+            *port = Some(index);
+        }
+        Ok(index)
+    }
+
+    fn open(&mut self, poll: &mut Poll, server: SocketAddr, now: Instant) -> Result<usize, Errno> {
         let fd = sys::udp_socket(server)?;
         rustix::net::connect(&fd, &server)?;
         let key = poll.key(Class::Udp, self.sockets.vacant_key());
@@ -348,11 +362,30 @@ impl Udp {
             Interest::READABLE,
         );
         registered.map_err(|_| Errno::NOBUFS)?;
-        let generation = key.generation;
-        let fd = Arc::new(fd);
-        let socket = Socket { fd, server, generation, uses: 0, used: now, retired: false };
-        let index = self.sockets.insert(socket);
-        *port = Some(index);
-        Ok(index)
+        Ok(self.sockets.insert(Socket {
+            fd: Arc::new(fd),
+            server,
+            generation: key.generation,
+            uses: 0,
+            opened: now,
+            used: now,
+            retired: false,
+        }))
+    }
+}
+
+impl Pool {
+    fn new(server: SocketAddr) -> Self {
+        let most = if server.ip().is_loopback() { LOCAL_PORTS } else { PORTS };
+        Self { server, ports: [None; PORTS], most, chosen: None }
+    }
+}
+
+impl Socket {
+    /// It may be used once more.
+    fn is_good(&self, now: Instant) -> bool {
+        self.uses < MAX_USES
+            && now.saturating_duration_since(self.opened) < MAX_AGE
+            && now.saturating_duration_since(self.used) < MAX_REST
     }
 }

@@ -25,11 +25,13 @@ pub(crate) struct Dns {
     resolver: Resolver,
     /// When the caller's time was last heard, on his clock and on ours: a query comes without.
     clock: Option<(Moment, Instant)>,
+    /// The time of this pass, once somebody has asked for it.
+    moment: Option<Moment>,
 }
 
 impl Dns {
     pub(crate) fn new(registry: Registry, options: Options) -> Self {
-        Self { resolver: Resolver::new(registry, token::DNS, options), clock: None }
+        Self { resolver: Resolver::new(registry, token::DNS, options), clock: None, moment: None }
     }
 
     pub(crate) fn resolver(&mut self) -> &mut Resolver {
@@ -37,7 +39,8 @@ impl Dns {
     }
 
     pub(crate) fn query(&mut self, client: u64, guest: u32, message: &[u8]) {
-        self.resolver.query(client, guest, message, Moment::now());
+        let moment = *self.moment.get_or_insert_with(Moment::now);
+        self.resolver.query(client, guest, message, moment);
     }
 
     /// The engine's end of a new stream.
@@ -55,6 +58,7 @@ impl Dns {
     pub(crate) fn flush(&mut self, batches: &mut Batches, now: Instant) {
         let moment = self.hear(now);
         self.resolver.flush(&mut Lanes(batches), moment);
+        self.moment = None;
     }
 
     pub(crate) fn answers(&mut self) -> &mut Answers<u64> {
@@ -64,6 +68,7 @@ impl Dns {
     pub(crate) fn handle_timeout(&mut self, batches: &mut Batches, now: Instant) {
         let moment = self.hear(now);
         self.resolver.handle_timeout(&mut Lanes(batches), moment);
+        self.moment = None;
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
@@ -77,7 +82,7 @@ impl Dns {
     }
 
     fn hear(&mut self, now: Instant) -> Moment {
-        let moment = Moment::now();
+        let moment = *self.moment.get_or_insert_with(Moment::now);
         self.clock = Some((moment, now));
         moment
     }
