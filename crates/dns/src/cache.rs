@@ -85,13 +85,7 @@ impl Cache {
     }
 
     /// Keeps the answer to a question, if it may be.
-    pub(crate) fn insert(
-        &mut self,
-        key: &Key<'_>,
-        reply: &[u8],
-        limit: usize,
-        now: Instant,
-    ) {
+    pub(crate) fn insert(&mut self, key: &Key<'_>, reply: &[u8], limit: usize, now: Instant) {
         let Some(kept) = Kept::of(reply) else { return };
         if let Some(old) = self.find(key) {
             // What was made for less room is no better.

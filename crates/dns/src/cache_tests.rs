@@ -53,7 +53,12 @@ impl Scene {
     fn insert(&mut self, reply: &Message, limit: usize) {
         let asked = ask(1, &reply.queries[0].name().to_string(), false).to_vec().unwrap();
         let Checked::Query(query) = check(&asked) else { panic!() };
-        self.cache.insert(&query.key(hash(&query)).unwrap(), &reply.to_vec().unwrap(), limit, self.start);
+        self.cache.insert(
+            &query.key(hash(&query)).unwrap(),
+            &reply.to_vec().unwrap(),
+            limit,
+            self.start,
+        );
     }
 
     fn get(&mut self, asked: &Message, limit: usize, after: u64) -> Option<Message> {
@@ -61,7 +66,8 @@ impl Scene {
         let Checked::Query(query) = check(&bytes) else { panic!() };
         let mut out = vec![1, 2, 3];
         let now = self.start + Duration::from_secs(after);
-        let found = self.cache.answer(&query.key(hash(&query)).unwrap(), &query, limit, now, &mut out);
+        let found =
+            self.cache.answer(&query.key(hash(&query)).unwrap(), &query, limit, now, &mut out);
         found.then(|| Message::from_vec(&out[3..]).unwrap())
     }
 

@@ -175,7 +175,9 @@ impl Core {
                 return tell(&mut self.answers, asker, query, &alias, known, Origin::HostsFile);
             }
             let native = match (kind, address) {
-                (A | AAAA, _) => listed.is_some() || host.sources.wants_name(target.name, &host.machine),
+                (A | AAAA, _) => {
+                    listed.is_some() || host.sources.wants_name(target.name, &host.machine)
+                }
                 (_, Some(address)) => {
                     listed.is_some() || host.sources.wants_address(address, &host.machine)
                 }

@@ -35,10 +35,8 @@ pub trait Datagrams {
     ) -> Result<(usize, usize), Errno>;
 }
 
-/// Source ports for one nameserver; on this machine there is nobody to hide from. What goes out
-/// together goes from one of them, chosen by chance.
+/// Source ports for one nameserver. What goes out together goes from one of them, chosen by chance.
 const PORTS: usize = 16;
-const LOCAL_PORTS: usize = 1;
 
 /// A port is given up after so many queries, after this time, or after a rest: nobody outside shall
 /// have the time to find it, and the route may have changed, and with it the address that a
@@ -72,8 +70,6 @@ pub(super) struct Udp {
 struct Pool {
     server: SocketAddr,
     ports: [Option<usize>; PORTS],
-    /// How many of them there may be.
-    most: usize,
     /// The one that what is queued goes from.
     chosen: Option<usize>,
 }
@@ -325,13 +321,13 @@ impl Udp {
         let at = match self.pools.iter().position(|pool| pool.server == server) {
             Some(at) => at,
             None => {
-                self.pools.push(Pool::new(server));
+                self.pools.push(Pool { server, ports: [None; PORTS], chosen: None });
                 self.pools.len() - 1
             }
         };
         let Self { sockets, pools, random, retired, .. } = self;
         let Some(pool) = pools.get_mut(at) else { return Err(Errno::NOBUFS) };
-        let choice = *pool.chosen.get_or_insert_with(|| random.below(pool.most));
+        let choice = *pool.chosen.get_or_insert_with(|| random.below(PORTS));
         let Some(port) = pool.ports.get_mut(choice) else { return Err(Errno::NOBUFS) };
         if let Some(index) = *port
             && let Some(socket) = sockets.get_mut(index)
@@ -371,13 +367,6 @@ impl Udp {
             used: now,
             retired: false,
         }))
-    }
-}
-
-impl Pool {
-    fn new(server: SocketAddr) -> Self {
-        let most = if server.ip().is_loopback() { LOCAL_PORTS } else { PORTS };
-        Self { server, ports: [None; PORTS], most, chosen: None }
     }
 }
 
