@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod dns;
+mod doctor;
 mod forward;
 mod names;
 mod netd;
@@ -32,6 +33,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Dns(dns::Args),
+    Doctor(doctor::Args),
     Forward(forward::Args),
     Netd(Box<netd::Args>),
     Network(network::Args),
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Dns(args) => dns::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Forward(args) => forward::run(&args),
         Command::Netd(args) => netd::run(&args),
         Command::Network(args) => network::run(&args),

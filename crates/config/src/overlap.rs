@@ -47,6 +47,11 @@ pub fn find(subnet: Ipv4Net, name: &str, networks: &Networks, routes: &[Route]) 
     found
 }
 
+/// Whether a route, other than the default one, leads to addresses of the default network.
+pub fn with_default(route: &Route) -> bool {
+    route.net.prefix_len() > 0 && overlap(route.net, DEFAULT)
+}
+
 /// A gateway whose /24 nobody has, for people who are asked for one.
 pub fn free(networks: &Networks, routes: &[Route]) -> Option<Ipv4Net> {
     let candidates = (107..=254).chain(20..=103).map(|c| Ipv4Addr::new(192, 168, c, 1));

@@ -4,6 +4,7 @@
 
 mod basics;
 mod caller;
+mod doctor;
 mod endings;
 mod files;
 mod network;

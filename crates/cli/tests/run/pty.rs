@@ -120,7 +120,7 @@ impl Drop for Pty {
 fn session(leader: i32) -> Vec<Pid> {
     let in_session = |pid: &i32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let sid = stat.rsplit(')').next()?.split_whitespace().nth(3)?.parse().ok()?;
+        let sid: i32 = stat.rsplit(')').next()?.split_whitespace().nth(3)?.parse().ok()?;
         Some(leader == sid)
     };
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
