@@ -17,6 +17,8 @@ use crate::types::{ForwardRequest, TunnelRequest};
 pub enum Action {
     /// The connection becomes a guest's link.
     Connect,
+    /// Frames as pcapng, until the client wants no more.
+    Capture(Captured),
     Stats,
     /// The switch's table: which MAC address is behind which port.
     MacTable,
@@ -57,6 +59,16 @@ pub enum Action {
     },
 }
 
+/// Whose frames are captured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Captured {
+    All,
+    /// Those of the guest with this name, now and when it comes back.
+    Guest(String),
+    /// Those of the guest at this port of the switch.
+    Port(u16),
+}
+
 /// A forward that is to be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Added {
@@ -88,6 +100,7 @@ const ROUTES: &[Route] = &[
     post("/v1/tunnels", open_tunnel),
     Route { method: "DELETE", path: "/v1/tunnels", read: close_tunnel },
     get("/v1/flows", |_| Ok(Action::Flows)),
+    get("/v1/capture", capture),
     get("/v1/forwards", |_| Ok(Action::AllForwards)),
     post("/v1/forwards", add_forwards),
     post("/v1/forwards/remove", remove_forwards),
@@ -132,6 +145,19 @@ fn expose(request: &Request<'_>) -> Result<Action, Response> {
 
 fn unexpose(request: &Request<'_>) -> Result<Action, Response> {
     forwarder(request).map(|(_, listen)| Action::Unexpose { listen })
+}
+
+fn capture(request: &Request<'_>) -> Result<Action, Response> {
+    let captured = match (request.parameter("guest"), request.parameter("port")) {
+        (None, None) => Captured::All,
+        (Some(name), None) => Captured::Guest(name),
+        (None, Some(port)) => {
+            let wrong = |_| Response::error(400, &format!("`{port}` is not a port of the switch"));
+            Captured::Port(port.parse().map_err(wrong)?)
+        }
+        (Some(_), Some(_)) => return Err(Response::error(400, "either a guest or a port")),
+    };
+    Ok(Action::Capture(captured))
 }
 
 fn add_forwards(request: &Request<'_>) -> Result<Action, Response> {

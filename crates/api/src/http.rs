@@ -120,8 +120,11 @@ impl Response {
         Self { status, content_type: "text/plain; charset=utf-8", body }
     }
 
-    pub fn status(&self) -> u16 {
-        self.status
+    /// The head of an answer that goes on until the connection ends.
+    pub fn head_of_stream(content_type: &str) -> Vec<u8> {
+        let head =
+            format!("HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nConnection: close\r\n\r\n");
+        head.into_bytes()
     }
 
     pub fn into_bytes(self) -> Vec<u8> {
@@ -135,6 +138,7 @@ impl Response {
             411 => "Length Required",
             413 => "Content Too Large",
             431 => "Request Header Fields Too Large",
+            503 => "Service Unavailable",
             _ => "Internal Server Error",
         };
         let head = format!(

@@ -14,7 +14,7 @@ mod http;
 pub mod network;
 mod types;
 
-pub use action::{Action, Added};
+pub use action::{Action, Added, Captured};
 pub use client::{Client, ClientError};
 pub use forward::{ForwardError, check as check_forward};
 pub use http::{MAX_REQUEST, Request, Response};

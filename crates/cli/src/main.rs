@@ -3,6 +3,7 @@
 //! the command line itself is wrong.
 #![forbid(unsafe_code)]
 
+mod capture;
 mod dns;
 mod doctor;
 mod forward;
@@ -32,6 +33,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Capture(capture::Args),
     Dns(dns::Args),
     Doctor(doctor::Args),
     Forward(forward::Args),
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let result = match cli.command {
+        Command::Capture(args) => capture::run(&args),
         Command::Dns(args) => dns::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Forward(args) => forward::run(&args),

@@ -33,11 +33,7 @@ pub(crate) fn find(name: &str) -> Result<Place, Failure> {
         return Ok(Place { network: name.into(), client, guest: None });
     }
     if let Some((network, guest)) = name.split_once('/') {
-        let Running { name, client } = running_network(network)?;
-        let found = guests(&client, &name)?.into_iter().find(|g| is(g, guest));
-        let none = || Failure::Failed(format!("no guest `{guest}` is on network `{name}`"));
-        let guest = Some(found.ok_or_else(none)?);
-        return Ok(Place { network: name, client, guest });
+        return find_guest(network, guest);
     }
     let (home, names) = known()?;
     if names.iter().any(|known| known == name) || name.starts_with("lima:") {
@@ -62,6 +58,15 @@ pub(crate) fn find(name: &str) -> Result<Place, Failure> {
             Err(Failure::Failed(text))
         }
     }
+}
+
+/// Finds a guest of a network by its name or one of its addresses.
+pub(crate) fn find_guest(network: &str, guest: &str) -> Result<Place, Failure> {
+    let Running { name, client } = running_network(network)?;
+    let found = guests(&client, &name)?.into_iter().find(|g| is(g, guest));
+    let none = || Failure::Failed(format!("no guest `{guest}` is on network `{name}`"));
+    let guest = Some(found.ok_or_else(none)?);
+    Ok(Place { network: name, client, guest })
 }
 
 /// The networks that have a daemon now.
@@ -113,8 +118,10 @@ fn guests(client: &Client, network: &str) -> Result<Vec<Guest>, Failure> {
     }
 }
 
+/// A guest without a name has its addresses.
 fn is(guest: &Guest, name: &str) -> bool {
-    guest.name.as_deref() == Some(name)
+    let ip = name.parse().is_ok_and(|ip| guest.addresses.contains(&ip));
+    ip || guest.name.as_deref() == Some(name) || guest.macs.iter().any(|mac| mac == name)
 }
 
 /// Networks that are configured, or have been and may still have a daemon.

@@ -1,133 +1,49 @@
-//! Frames of any link written to a file that Wireshark and tcpdump read (pcapng,
-//! draft-ietf-opsawg-pcapng). One file serves many links, each as an interface of its own.
+//! Frames of many guests in one pcapng file (draft-ietf-opsawg-pcapng), or for somebody who reads
+//! along: each guest is an interface of the file.
 //!
 //! Frames are written as they pass: where a link has offloads, that is before their checksums are
-//! finished and before trains are cut. A capture that cannot be written ends; links go on.
+//! finished and before trains are cut. Nobody waits for a reader: what does not fit is left out, and
+//! the statistics at the end say how much. A capture that cannot be written ends, and that is all.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{Mode, OFlags};
 use vmlan_wire::{FrameBatch, OutFrame};
 
-use crate::{Flushed, Link, LinkCaps, LinkKind, PeerId, Recv};
-
-/// Kept for a pipe whose reader is slow; what comes above it is left out.
+/// Kept for a reader that is slow; what comes above it is left out.
 const PENDING_MAX: usize = 4 * 1024 * 1024;
 
 /// Written before the end of a pass.
 const PUSH_AT: usize = 256 * 1024;
 
-/// A capture file. Clones write to the same one.
-#[derive(Clone, Debug)]
-pub struct Capture {
-    writer: Arc<Mutex<Writer>>,
-}
-
-impl Capture {
-    /// Starts a capture in a new file, or in a pipe that somebody reads.
-    pub fn create(path: &Path) -> io::Result<Self> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-        // So that a pipe never stops the network; files ignore it.
-        let flags = flags | OFlags::NONBLOCK;
-        let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?;
-        let mut writer = Writer::new(file.into());
-        writer.push();
-        match writer.failure.take() {
-            Some(error) => Err(error),
-            None => Ok(Self { writer: Arc::new(Mutex::new(writer)) }),
-        }
-    }
-
-    /// Captures what passes a link, under a name that the file's readers are shown.
-    pub fn wrap<L: Link>(&self, link: L, name: &str) -> Captured<L> {
-        let interface = self.writer().interface(name);
-        Captured { link, interface, capture: self.clone() }
-    }
-
-    /// Why the capture has ended, once.
-    pub fn take_failure(&self) -> Option<io::Error> {
-        self.writer().failure.take()
-    }
-
-    /// Frames left out because the reader of a pipe was slow.
-    pub fn left_out(&self) -> u64 {
-        self.writer().left_out
-    }
-
-    fn writer(&self) -> MutexGuard<'_, Writer> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A link whose frames are captured.
+/// A capture. Dropping it completes the file.
 #[derive(Debug)]
-pub struct Captured<L> {
-    link: L,
-    interface: u32,
-    capture: Capture,
+pub struct Capture {
+    /// `None` once it has failed.
+    file: Option<File>,
+    pending: Vec<u8>,
+    /// Bytes of `pending` that are written.
+    written: usize,
+    interfaces: Vec<Counts>,
+    finished: bool,
+    failure: Option<io::Error>,
 }
 
-impl<L: Link> Link for Captured<L> {
-    fn kind(&self) -> LinkKind {
-        self.link.kind()
-    }
-
-    fn caps(&self) -> LinkCaps {
-        self.link.caps()
-    }
-
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.link.as_fd()
-    }
-
-    fn is_level_triggered(&self) -> bool {
-        self.link.is_level_triggered()
-    }
-
-    fn recv(&mut self, batch: &mut FrameBatch) -> Recv {
-        let received = self.link.recv(batch);
-        if let Recv::Frames { more, .. } = received {
-            let mut writer = self.capture.writer();
-            let time = now();
-            for frame in batch.iter() {
-                writer.frame(self.interface, time, Direction::In, [frame.data, &[], &[]]);
-            }
-            if !more {
-                writer.push();
-            }
-        }
-        received
-    }
-
-    fn send(&mut self, peer: PeerId, frames: &[OutFrame<'_>]) -> usize {
-        let taken = self.link.send(peer, frames);
-        let mut writer = self.capture.writer();
-        let time = now();
-        for frame in frames.iter().take(taken) {
-            let pieces = [frame.head, frame.body[0], frame.body[1]];
-            writer.frame(self.interface, time, Direction::Out, pieces);
-        }
-        taken
-    }
-
-    fn flush(&mut self) -> Flushed {
-        self.capture.writer().push();
-        self.link.flush()
-    }
-
-    fn take_gone(&mut self) -> Vec<PeerId> {
-        self.link.take_gone()
-    }
-
-    fn next_timeout(&self) -> Option<Instant> {
-        self.link.next_timeout()
-    }
+/// Frames of an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub captured: u64,
+    /// There was no room for them.
+    pub left_out: u64,
 }
+
+/// A guest in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interface(u32);
 
 /// As the guest's interface to the network sees it.
 #[derive(Clone, Copy, Debug)]
@@ -136,19 +52,10 @@ enum Direction {
     Out = 2,
 }
 
-#[derive(Debug)]
-struct Writer {
-    /// `None` once it has failed.
-    file: Option<File>,
-    pending: Vec<u8>,
-    interfaces: u32,
-    left_out: u64,
-    failure: Option<io::Error>,
-}
-
 /// Block and option types.
 const SECTION: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
+const STATISTICS: u32 = 5;
 const PACKET: u32 = 6;
 const BYTE_ORDER: u32 = 0x1a2b_3c4d;
 const ETHERNET: u16 = 1;
@@ -156,18 +63,36 @@ const OPTION_END: u16 = 0;
 const OPTION_NAME: u16 = 2;
 const OPTION_RESOLUTION: u16 = 9;
 const OPTION_FLAGS: u16 = 2;
+const OPTION_RECEIVED: u16 = 4;
+const OPTION_DROPPED: u16 = 5;
 const NANOSECONDS: u8 = 9;
 
-impl Writer {
-    fn new(file: File) -> Self {
-        let mut writer = Self {
+impl Capture {
+    /// Starts a capture in a new file, or in a pipe that somebody reads.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        // So that a pipe never stops the network; files ignore it.
+        let flags = flags | OFlags::NONBLOCK;
+        let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?;
+        let mut capture = Self::new(file.into(), &[]);
+        capture.push();
+        match capture.failure.take() {
+            Some(error) => Err(error),
+            None => Ok(capture),
+        }
+    }
+
+    /// Starts a capture in whatever does not block, behind what is written `before` it.
+    pub fn new(file: File, before: &[u8]) -> Self {
+        let mut capture = Self {
             file: Some(file),
-            pending: Vec::new(),
-            interfaces: 0,
-            left_out: 0,
+            pending: before.to_vec(),
+            written: 0,
+            interfaces: Vec::new(),
+            finished: false,
             failure: None,
         };
-        writer.block(SECTION, |block| {
+        capture.block(SECTION, |block| {
             block.word(BYTE_ORDER);
             // Version 1.0
             block.bytes(&1u16.to_ne_bytes());
@@ -175,10 +100,15 @@ impl Writer {
             // The section's length: not known.
             block.bytes(&u64::MAX.to_ne_bytes());
         });
-        writer
+        capture
     }
 
-    fn interface(&mut self, name: &str) -> u32 {
+    /// Another guest, under a name that the file's readers are shown. `None` while there is no room.
+    pub fn interface(&mut self, name: &str) -> Option<Interface> {
+        if !self.has_room(0) {
+            return None;
+        }
+        let interface = u32::try_from(self.interfaces.len()).ok()?;
         self.block(INTERFACE, |block| {
             block.bytes(&ETHERNET.to_ne_bytes());
             block.bytes(&[0; 2]);
@@ -188,26 +118,109 @@ impl Writer {
             block.option(OPTION_RESOLUTION, &[NANOSECONDS]);
             block.option(OPTION_END, &[]);
         });
-        self.interfaces += 1;
-        self.interfaces - 1
+        self.interfaces.push(Counts::default());
+        Some(Interface(interface))
     }
 
-    fn frame(&mut self, interface: u32, time: u64, direction: Direction, pieces: [&[u8]; 3]) {
-        let len: usize = pieces.iter().map(|p| p.len()).sum();
-        if self.pending.len() + len > PENDING_MAX {
-            self.push();
-            if self.pending.len() + len > PENDING_MAX {
-                self.left_out += 1;
-                return;
+    /// Frames that came from a guest.
+    pub fn received(&mut self, interface: Interface, batch: &FrameBatch) {
+        let time = now();
+        for frame in batch.iter() {
+            self.frame(interface, time, Direction::In, [frame.data, &[], &[]]);
+        }
+    }
+
+    /// Frames that went to a guest.
+    pub fn sent<'a>(
+        &mut self,
+        interface: Interface,
+        frames: impl Iterator<Item = &'a OutFrame<'a>>,
+    ) {
+        let time = now();
+        for frame in frames {
+            let pieces = [frame.head, frame.body[0], frame.body[1]];
+            self.frame(interface, time, Direction::Out, pieces);
+        }
+    }
+
+    /// Writes out what is pending, as far as it goes; false if something is left.
+    pub fn push(&mut self) -> bool {
+        while let Some(file) = &mut self.file
+            && let Some(rest) = self.pending.get(self.written..).filter(|r| !r.is_empty())
+        {
+            match file.write(rest) {
+                Ok(n) => self.written += n,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    self.failure = Some(error);
+                    self.file = None;
+                }
             }
+        }
+        if self.file.is_none() {
+            self.pending = Vec::new();
+            self.written = 0;
+        } else if self.written > self.pending.len() / 2 {
+            self.pending.drain(..self.written);
+            self.written = 0;
+        }
+        self.pending.is_empty()
+    }
+
+    /// Writes how much there was, after which nothing more is captured.
+    pub fn finish(&mut self) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        let time = now();
+        for (interface, counts) in (0..).zip(std::mem::take(&mut self.interfaces)) {
+            self.block(STATISTICS, |block| {
+                block.word(interface);
+                block.time(time);
+                let all = counts.captured + counts.left_out;
+                block.option(OPTION_RECEIVED, &all.to_ne_bytes());
+                block.option(OPTION_DROPPED, &counts.left_out.to_ne_bytes());
+                block.option(OPTION_END, &[]);
+            });
+        }
+    }
+
+    /// Nothing more can be written.
+    pub fn has_failed(&self) -> bool {
+        self.file.is_none()
+    }
+
+    /// Why the capture has ended, once.
+    pub fn take_failure(&mut self) -> Option<io::Error> {
+        self.failure.take()
+    }
+
+    /// What to poll for room.
+    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(File::as_fd)
+    }
+
+    pub fn counts(&self, interface: Interface) -> Counts {
+        self.interfaces.get(interface.0 as usize).copied().unwrap_or_default()
+    }
+
+    fn frame(&mut self, interface: Interface, time: u64, direction: Direction, pieces: [&[u8]; 3]) {
+        let len: usize = pieces.iter().map(|p| p.len()).sum();
+        let has_room = !self.finished && self.has_room(len);
+        if let Some(counts) = self.interfaces.get_mut(interface.0 as usize) {
+            counts.captured += u64::from(has_room);
+            counts.left_out += u64::from(!has_room);
+        }
+        if !has_room {
+            return;
         }
         let len = u32::try_from(len).unwrap_or(u32::MAX);
         self.block(PACKET, |block| {
-            #[expect(clippy::cast_possible_truncation, reason = "the two halves of 64 bits")]
-            let (high, low) = ((time >> 32) as u32, time as u32);
-            for word in [interface, high, low, len, len] {
-                block.word(word);
-            }
+            block.word(interface.0);
+            block.time(time);
+            block.word(len);
+            block.word(len);
             for piece in pieces {
                 block.bytes(piece);
             }
@@ -215,8 +228,16 @@ impl Writer {
             block.option(OPTION_FLAGS, &(direction as u32).to_ne_bytes());
             block.option(OPTION_END, &[]);
         });
-        if self.pending.len() >= PUSH_AT {
+        if self.pending.len() - self.written >= PUSH_AT {
             self.push();
+        }
+    }
+
+    fn has_room(&mut self, len: usize) -> bool {
+        let fits = |capture: &Self| capture.pending.len() + len <= PENDING_MAX;
+        fits(self) || {
+            self.push();
+            fits(self)
         }
     }
 
@@ -236,33 +257,11 @@ impl Writer {
             place.copy_from_slice(&len);
         }
     }
-
-    /// Writes out what is pending, as far as it goes.
-    fn push(&mut self) {
-        let mut done = 0;
-        while let Some(file) = &mut self.file
-            && let Some(rest) = self.pending.get(done..).filter(|r| !r.is_empty())
-        {
-            match file.write(rest) {
-                Ok(n) => done += n,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    self.failure = Some(error);
-                    self.file = None;
-                }
-            }
-        }
-        if self.file.is_none() {
-            self.pending = Vec::new();
-        } else {
-            self.pending.drain(..done);
-        }
-    }
 }
 
-impl Drop for Writer {
+impl Drop for Capture {
     fn drop(&mut self) {
+        self.finish();
         self.push();
     }
 }
@@ -280,6 +279,14 @@ impl Block<'_> {
 
     fn bytes(&mut self, value: &[u8]) {
         self.out.extend_from_slice(value);
+    }
+
+    /// The high half comes first, whatever the byte order.
+    fn time(&mut self, time: u64) {
+        #[expect(clippy::cast_possible_truncation, reason = "the two halves of 64 bits")]
+        let (high, low) = ((time >> 32) as u32, time as u32);
+        self.word(high);
+        self.word(low);
     }
 
     /// Everything in a block begins at a multiple of 32 bits.

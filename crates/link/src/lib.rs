@@ -8,7 +8,7 @@
 //! - [`fd`]: whatever a passed descriptor turns out to be
 //! - [`tap`] (Linux): TAP devices with checksum and segmentation offload
 //! - [`scm`]: descriptors passed between processes
-//! - [`capture`], [`fault`]: wrappers that are links themselves
+//! - [`fault`]: a wrapper that is a link itself; [`capture`]: frames in a file
 //!
 //! Readiness is edge-triggered. A link never blocks, and what it buffers is bounded.
 

@@ -255,6 +255,9 @@ impl Core {
         self.timeouts();
         self.flush();
         self.close_left();
+        if !self.ports.captures.is_empty() {
+            self.ports.captures.flush();
+        }
     }
 
     /// When [`Core::work`] has to be done even without an event; a time in the past means at once.
@@ -309,6 +312,7 @@ impl Core {
             let stats = engine.stats();
             (stats.frames_in, stats.bytes_in, *stats.all_dropped())
         };
+        self.ports.capture(port, &self.batch);
         let (frames, bytes, dropped) = count(&self.engine);
         let (engine, mut io) = engine!(self);
         engine.handle_frames(port, &self.batch, &mut io);

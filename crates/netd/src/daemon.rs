@@ -7,10 +7,10 @@ use std::time::{Duration, Instant as SystemInstant};
 
 use mio::event::Event;
 use mio::{Events, Poll};
+use vmlan_api::Response;
 use vmlan_engine::{Config, Engine, Forward, ForwardId, Instant};
 use vmlan_host::Sockets;
 use vmlan_link::Link;
-use vmlan_link::capture::Capture;
 use vmlan_link::datagram::DatagramLink;
 use vmlan_link::fault::Faults;
 use vmlan_link::framing::Framing;
@@ -115,13 +115,10 @@ impl Daemon {
         self.core.add_link(self.wrappers.wrap(link)).map(drop)
     }
 
-    /// Writes the frames of all links that are attached from now on to a new file, in pcapng.
+    /// Writes the frames of all guests to a new file, in pcapng.
     pub fn capture(&mut self, path: &Path) -> Result<(), DaemonError> {
-        let capture = Capture::create(path);
-        let capture =
-            capture.map_err(|source| DaemonError::Capture { path: path.into(), source })?;
-        self.wrappers.capture = Some(capture);
-        Ok(())
+        let added = self.core.ports.captures.add_file(path);
+        added.map_err(|source| DaemonError::Capture { path: path.into(), source })
     }
 
     /// Makes all links that are attached from now on bad ones, for tests.
@@ -265,6 +262,7 @@ impl Daemon {
             Some(Owner::TunnelListener(index)) => self.tunnels.accept(index, &mut self.core),
             Some(Owner::Tunnel(index)) => self.tunnels.handle(index, event, &mut self.core),
             Some(Owner::TunnelRelay(index)) => self.tunnels.handle_relay(index, &mut self.core),
+            Some(Owner::Capture(index)) => self.core.ports.captures.handle(index),
             None => {}
         }
         Next::Continue
@@ -305,6 +303,11 @@ impl Daemon {
                     let _ = self.add_link(Box::new(link));
                 }
             }
+            Handover::Capture(filter) => {
+                let captures = &mut self.core.ports.captures;
+                let head = Response::head_of_stream("application/x-pcapng");
+                let _ = captures.add_reader(self.poll.registry(), stream, filter, &head);
+            }
         }
     }
 
@@ -313,8 +316,9 @@ impl Daemon {
         let control = self.control.as_ref().and_then(Control::next_timeout);
         let joins = self.joins.as_ref().and_then(Joins::next_timeout);
         let over = self.idle.and_then(|idle| Some(idle.since? + idle.grace));
-        let own =
-            [control, joins, over, self.listeners.next_timeout(), self.tunnels.next_timeout()];
+        let tunnels = self.tunnels.next_timeout();
+        let captures = self.core.ports.captures.next_timeout();
+        let own = [control, joins, over, tunnels, captures, self.listeners.next_timeout()];
         let own = own.into_iter().flatten().min();
         let own = own.map(|at| self.core.clock.at(at));
         let leases = self.leases.as_ref().and_then(|l| l.next_timeout(&self.core.engine));
@@ -335,6 +339,9 @@ impl Daemon {
         }
         if self.tunnels.next_timeout().is_some() {
             self.tunnels.handle_timeout(&mut self.core, SystemInstant::now());
+        }
+        if self.core.ports.captures.next_timeout().is_some() {
+            self.core.ports.captures.handle_timeout(SystemInstant::now());
         }
         if self.listeners.next_timeout().is_some()
             && let Some(index) = self.listeners.rested(SystemInstant::now())

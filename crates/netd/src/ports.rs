@@ -17,6 +17,7 @@ use vmlan_engine::{Drop, Links, PortCaps, PortId};
 use vmlan_link::{Flushed, Link, LinkKind, PeerId, Recv};
 use vmlan_wire::{FrameBatch, OutFrame};
 
+use crate::captures::Captures;
 use crate::token::Owner;
 
 /// Guests behind one link; more of them than ports cannot be.
@@ -37,6 +38,7 @@ pub(crate) struct Ports {
     timed: Vec<u32>,
     /// Links so far.
     count: u64,
+    pub(crate) captures: Captures,
 }
 
 /// A link, and no other that has its number after it.
@@ -71,6 +73,8 @@ struct Guest {
     port: PortId,
     /// It was sent more than the link took.
     full: bool,
+    /// What it joined as.
+    name: Option<String>,
     since: SystemInstant,
     traffic: Traffic,
 }
@@ -122,6 +126,7 @@ impl Ports {
             dirty: Vec::new(),
             timed: Vec::new(),
             count: 0,
+            captures: Captures::default(),
         }
     }
 
@@ -191,17 +196,42 @@ impl Ports {
     /// Binds a guest of a link to its port.
     pub(crate) fn bind(&mut self, index: u32, peer: PeerId, port: PortId) {
         let Some(entry) = self.links.get_mut(index as usize) else { return };
-        let guest =
-            Guest { port, full: false, since: SystemInstant::now(), traffic: Traffic::default() };
+        let guest = Guest {
+            port,
+            full: false,
+            name: None,
+            since: SystemInstant::now(),
+            traffic: Traffic::default(),
+        };
         set(&mut entry.guests, peer.0 as usize, guest);
         set(&mut self.places, usize::from(port.0), Place { link: index, peer });
     }
 
-    /// The counters of a port.
-    pub(crate) fn traffic_mut(&mut self, port: PortId) -> Option<&mut Traffic> {
+    /// Tells who is at a port.
+    pub(crate) fn set_name(&mut self, port: PortId, name: Option<String>) {
+        if let Some(guest) = self.guest_mut(port) {
+            guest.name = name;
+        }
+        self.captures.forget(port);
+    }
+
+    /// Has those who read along see what a guest sent.
+    pub(crate) fn capture(&mut self, port: PortId, batch: &FrameBatch) {
+        if !self.captures.is_empty() {
+            let name = self.guest_mut(port).and_then(|guest| guest.name.clone());
+            self.captures.received(port, name.as_deref(), batch);
+        }
+    }
+
+    fn guest_mut(&mut self, port: PortId) -> Option<&mut Guest> {
         let place = self.places.get(usize::from(port.0)).copied().flatten()?;
         let entry = self.links.get_mut(place.link as usize)?;
-        entry.guests.get_mut(place.peer.0 as usize)?.as_mut().map(|guest| &mut guest.traffic)
+        entry.guests.get_mut(place.peer.0 as usize)?.as_mut()
+    }
+
+    /// The counters of a port.
+    pub(crate) fn traffic_mut(&mut self, port: PortId) -> Option<&mut Traffic> {
+        self.guest_mut(port).map(|guest| &mut guest.traffic)
     }
 
     /// Every port that has a guest.
@@ -394,6 +424,7 @@ impl Ports {
         if let Some(place) = self.places.get_mut(usize::from(port.0)) {
             *place = None;
         }
+        self.captures.forget(port);
     }
 }
 
@@ -414,6 +445,10 @@ impl Links for Ports {
             *frames_sent += taken as u64;
             *bytes += frames.iter().take(taken).map(OutFrame::len).sum::<usize>() as u64;
             guest.full |= taken < frames.len();
+            if !self.captures.is_empty() {
+                let taken = frames.get(..taken).unwrap_or_default();
+                self.captures.sent(port, guest.name.as_deref(), taken);
+            }
         }
         self.set_dirty(place.link);
         taken

@@ -34,6 +34,8 @@ pub(crate) enum Owner {
     Tunnel(u32),
     /// The datagrams of a client of a tunnel.
     TunnelRelay(u32),
+    /// A client of the control API that reads frames along.
+    Capture(u32),
 }
 
 impl Owner {
@@ -56,6 +58,7 @@ impl Owner {
             7 => Some(Self::TunnelListener(index)),
             8 => Some(Self::Tunnel(index)),
             9 => Some(Self::TunnelRelay(index)),
+            10 => Some(Self::Capture(index)),
             _ => None,
         }
     }
@@ -75,6 +78,7 @@ impl Owner {
             Self::TunnelListener(index) => (7, index),
             Self::Tunnel(index) => (8, index),
             Self::TunnelRelay(index) => (9, index),
+            Self::Capture(index) => (10, index),
         };
         mio::Token(DAEMON | kind << KIND_SHIFT | index as usize)
     }
@@ -101,6 +105,7 @@ mod tests {
             Owner::TunnelListener(1),
             Owner::Tunnel(3),
             Owner::TunnelRelay(3),
+            Owner::Capture(8),
         ] {
             assert_eq!(Owner::of(owner.token()), Some(owner));
         }

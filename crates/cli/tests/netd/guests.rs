@@ -45,7 +45,8 @@ fn guests_come_and_go() {
 
 #[test]
 fn guests_above_the_limit_of_files_wait_for_their_turn() {
-    let netd = Netd::start_with_files(&["--listen-qemu", "{}/qemu"], 24);
+    // Half of them are the daemon's own.
+    let netd = Netd::start_with_files(&["--listen-qemu", "{}/qemu"], 28);
     let mut guests: Vec<_> = (0..30).map(|n| Guest::connect(&netd.path("qemu"), 15 + n)).collect();
     guests[0].resolve(GATEWAY);
     let before = netd.cpu_ticks();

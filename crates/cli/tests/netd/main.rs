@@ -1,6 +1,7 @@
 //! `vmlan netd` from outside: its flags, what it leaves behind, guests on its sockets, and its
 //! control API. Needs no rights and no network.
 
+mod capture;
 mod control;
 mod flags;
 mod guests;

@@ -1,5 +1,7 @@
 //! `vmlan network` and `vmlan schema` from outside, each test with a home of its own.
 
+#[cfg(target_os = "linux")]
+mod captures;
 mod choose;
 mod edits;
 #[cfg(target_os = "linux")]

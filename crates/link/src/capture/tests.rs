@@ -1,12 +1,10 @@
 use std::io::Read;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 
 use vmlan_wire::Offload;
 
 use super::*;
-use crate::stream::StreamLink;
 
 fn frame(len: usize, first: u8) -> Vec<u8> {
     let mut data = vec![0x5a; len];
@@ -43,58 +41,61 @@ fn blocks(bytes: &[u8]) -> Vec<(u32, Vec<u8>)> {
     blocks
 }
 
-fn exchange(capture: &Capture) -> (StreamLink, Captured<StreamLink>) {
-    let (a, b) = UnixStream::pair().unwrap();
-    let [mut plain, captured] = [a, b].map(|s| StreamLink::new(s.into()).unwrap());
-    let mut captured = capture.wrap(captured, "guest one");
-    let (request, answer) = (frame(60, 1), frame(61, 2));
-    let pieces = OutFrame {
-        head: &answer[..20],
-        body: [&answer[20..33], &answer[33..]],
-        offload: Offload::NONE,
-    };
-    plain.send(PeerId(0), &[OutFrame::whole(&request, Offload::NONE); 2]);
-    plain.flush();
+fn batch(frames: &[Vec<u8>]) -> FrameBatch {
     let mut batch = FrameBatch::default();
-    assert!(matches!(captured.recv(&mut batch), Recv::Frames { .. }));
-    assert_eq!((batch.len(), captured.send(PeerId(0), &[pieces])), (2, 1));
-    assert_eq!(captured.flush(), Flushed::Done);
-    assert!(matches!(plain.recv(&mut batch), Recv::Frames { .. }));
-    assert_eq!(batch.get(0).unwrap().data, answer);
-    (plain, captured)
+    for frame in frames {
+        batch.push_copy(frame, Offload::NONE);
+    }
+    batch
+}
+
+fn send(capture: &mut Capture, interface: Interface, frame: &[u8]) {
+    capture.sent(interface, [OutFrame::whole(frame, Offload::NONE)].iter());
 }
 
 #[test]
-fn tshark_reads_what_passed_several_links() {
+fn tshark_reads_what_passed_several_guests() {
     let dir = tempfile::tempdir().unwrap();
-    let capture = Capture::create(&path(&dir)).unwrap();
-    let (_plain, _captured) = exchange(&capture);
-    let (_peer, other) = UnixStream::pair().unwrap();
-    let mut other = capture.wrap(StreamLink::new(other.into()).unwrap(), "two");
-    let big = frame(65_534, 3);
-    assert_eq!(other.send(PeerId(0), &[OutFrame::whole(&big, Offload::NONE)]), 1);
-    other.flush();
+    let mut capture = Capture::create(&path(&dir)).unwrap();
+    let one = capture.interface("guest one").unwrap();
+    capture.received(one, &batch(&[frame(60, 1), frame(62, 1)]));
+    let answer = frame(61, 2);
+    let body = [&answer[20..33], &answer[33..]];
+    let pieces = OutFrame { head: &answer[..20], body, offload: Offload::NONE };
+    capture.sent(one, [pieces].iter());
+    let two = capture.interface("two").unwrap();
+    send(&mut capture, two, &frame(65_534, 3));
+    assert!(capture.push());
+    assert_eq!(capture.counts(one), Counts { captured: 3, left_out: 0 });
     // To tshark, what was received is 1 and what was sent 0.
     let expected = [
         "guest one 1 60 02:00:00:00:00:01",
-        "guest one 1 60 02:00:00:00:00:01",
+        "guest one 1 62 02:00:00:00:00:01",
         "guest one 0 61 02:00:00:00:00:02",
         "two 0 65534 02:00:00:00:00:03",
     ];
+    assert_eq!(tshark(&path(&dir)), expected, "while it goes on");
+    drop(capture);
+    assert_eq!(tshark(&path(&dir)), expected);
     let bytes = std::fs::read(path(&dir)).unwrap();
     let kinds: Vec<_> = blocks(&bytes).iter().map(|(kind, _)| *kind).collect();
-    assert_eq!(kinds, [SECTION, INTERFACE, PACKET, PACKET, PACKET, INTERFACE, PACKET]);
-    assert_eq!(tshark(&path(&dir)), expected);
+    let head = [SECTION, INTERFACE, PACKET, PACKET, PACKET, INTERFACE, PACKET];
+    assert_eq!(kinds, [&head[..], &[STATISTICS, STATISTICS]].concat());
 }
 
 #[test]
-fn a_full_disk_ends_the_capture_and_not_the_link() {
+fn a_full_disk_ends_the_capture() {
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let capture = Capture { writer: Arc::new(Mutex::new(Writer::new(full))) };
-    let (_plain, _captured) = exchange(&capture);
+    let mut capture = Capture::new(full, &[]);
+    let one = capture.interface("one").unwrap();
+    send(&mut capture, one, &frame(60, 1));
+    assert!(!capture.has_failed());
+    capture.push();
+    assert!(capture.has_failed());
     assert!(capture.take_failure().is_some());
     assert!(capture.take_failure().is_none());
-    assert_eq!(capture.writer().pending.capacity(), 0);
+    send(&mut capture, one, &frame(60, 1));
+    assert_eq!(capture.pending.capacity(), 0);
 }
 
 #[test]
@@ -104,28 +105,36 @@ fn a_pipe_without_a_reader_is_refused_and_a_slow_one_not_waited_for() {
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     assert!(Capture::create(&fifo).is_err());
     let mut reader = File::options().read(true).write(true).open(&fifo).unwrap();
-    let capture = Capture::create(&fifo).unwrap();
+    let mut capture = Capture::create(&fifo).unwrap();
+    let one = capture.interface("one").unwrap();
     let data = frame(60_000, 1);
     let sent = 200;
     for _ in 0..sent {
-        capture.writer().frame(0, 0, Direction::Out, [&data, &[], &[]]);
+        send(&mut capture, one, &data);
+        assert!(capture.pending.len() <= PENDING_MAX + 1024);
     }
-    assert!(capture.left_out() > 0);
-    // What is read in the end is a file in good form, all the same.
+    let Counts { captured, left_out } = capture.counts(one);
+    assert!(captured > 0 && left_out > 0 && captured + left_out == sent);
+    while capture.interface("another").is_some() {}
+    assert!(capture.pending.len() <= PENDING_MAX + 1024);
+    // What is read in the end is a file in good form, all the same, and says what is missing.
     let mut got = Vec::new();
     let mut buf = vec![0; 65536];
-    while !capture.writer().pending.is_empty() {
+    while !capture.push() {
         let n = reader.read(&mut buf).unwrap();
         got.extend_from_slice(&buf[..n]);
-        capture.writer().push();
     }
     drop(capture);
     rustix::io::ioctl_fionbio(&reader, true).unwrap();
     while let Ok(n) = reader.read(&mut buf) {
         got.extend_from_slice(&buf[..n]);
     }
-    let packets = blocks(&got).iter().filter(|(kind, _)| *kind == PACKET).count();
-    assert!(packets > 0 && packets < sent, "{packets}");
+    let blocks = blocks(&got);
+    let packets = blocks.iter().filter(|(kind, _)| *kind == PACKET).count();
+    assert_eq!(packets as u64, captured);
+    let (_, statistics) = blocks.iter().find(|(kind, _)| *kind == STATISTICS).unwrap();
+    let count = |at: usize| u64::from_ne_bytes(statistics[at..at + 8].try_into().unwrap());
+    assert_eq!((count(16), count(28)), (sent, left_out));
 }
 
 #[test]

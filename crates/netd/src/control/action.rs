@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 
-use vmlan_api::{Action, Added, Response, Tunnel, protocol_name};
+use vmlan_api::{Action, Added, Captured, Response, Tunnel, protocol_name};
 use vmlan_engine::io::ListenAddr;
-use vmlan_engine::{Forward, ForwardId};
+use vmlan_engine::{Forward, ForwardId, PortId};
 
 use super::view;
+use crate::captures::Filter;
 use crate::core::{Core, Label};
 use crate::tunnel::Tunnels;
 
@@ -25,6 +26,8 @@ pub(crate) enum Handover {
     Link,
     /// A stream to a guest.
     Stream(SocketAddr),
+    /// The client reads frames along.
+    Capture(Filter),
 }
 
 pub(super) fn run(action: Action, core: &mut Core, tunnels: &mut Tunnels) -> Outcome {
@@ -37,6 +40,10 @@ pub(super) fn run(action: Action, core: &mut Core, tunnels: &mut Tunnels) -> Out
             Err(error) => Response::error(500, &error),
         },
         Action::CloseTunnel { port } => close(tunnels, port),
+        Action::Capture(whose) => match filter(core, whose) {
+            Ok(filter) => return Outcome::Handover(Handover::Capture(filter)),
+            Err(refusal) => refusal,
+        },
         Action::Stats => Response::json(&view::stats(core)),
         Action::MacTable => Response::json(&view::mac_table(core)),
         Action::Leases => Response::json(&view::leases(core)),
@@ -76,6 +83,20 @@ fn close(tunnels: &mut Tunnels, port: Option<u16>) -> Response {
 
 fn list(ports: Vec<u16>) -> Vec<Tunnel> {
     ports.into_iter().map(|port| Tunnel { port }).collect()
+}
+
+fn filter(core: &Core, whose: Captured) -> Result<Filter, Response> {
+    if !core.ports.captures.has_room() {
+        return Err(Response::error(503, "enough others read along already"));
+    }
+    match whose {
+        Captured::All => Ok(Filter::All),
+        Captured::Guest(name) => Ok(Filter::Name(name)),
+        Captured::Port(port) if core.ports.views().any(|view| view.port.0 == port) => {
+            Ok(Filter::Port(PortId(port)))
+        }
+        Captured::Port(port) => Err(Response::error(404, &format!("no guest is at port {port}"))),
+    }
 }
 
 fn answer(done: Result<(), Response>) -> Response {

@@ -300,6 +300,7 @@ fn welcome(
             let _ = names.add(name, &Target::Address(address));
         }
     }
+    core.ports.set_name(port, hello.name.clone());
     let info = GuestInfo { mac, port, name: hello.name, addresses };
     core.guests.push(info);
     Ok((described(core, addresses), Some(guest)))
