@@ -29,6 +29,8 @@ pub struct NetworkPaths {
     /// Where descriptors of datagram sockets are handed over.
     pub fd: PathBuf,
     pub pidfile: PathBuf,
+    /// The process that brings up the daemon again while it is to be there without a guest.
+    pub watcher: PathBuf,
     pub stdout: PathBuf,
     pub stderr: PathBuf,
     pub leases: PathBuf,
@@ -106,6 +108,7 @@ impl LimaHome {
             qemu: file(format!("{name}_qemu.sock")),
             fd: file(format!("{name}_fd.sock")),
             pidfile: file(format!("usernet_{name}.pid")),
+            watcher: file(format!("watch_{name}.pid")),
             stdout: file(format!("usernet.{name}.stdout.log")),
             stderr: file(format!("usernet.{name}.stderr.log")),
             leases: file("leases.json".into()),
@@ -115,6 +118,22 @@ impl LimaHome {
 }
 
 impl NetworkPaths {
+    /// Removes what a network leaves when it is no more, once its processes have ended.
+    pub fn remove(&self) -> io::Result<()> {
+        for path in [&self.pidfile, &self.watcher, &self.stdout, &self.stderr, &self.leases] {
+            match fs::remove_file(path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        match fs::remove_dir(&self.dir) {
+            // What somebody else has put there stays.
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
     /// Refuses what no socket could be made at.
     pub fn check(&self) -> Result<(), SocketPathError> {
         for path in [&self.endpoint, &self.qemu, &self.fd] {

@@ -6,15 +6,18 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use vmlan_api::{Client, ClientError};
-use vmlan_config::{LimaHome, Mode, Network, NetworkPaths};
+use vmlan_config::{LimaHome, Mode, Network, NetworkPaths, NetworksFile, Platform};
 use vmlan_netd::managed::{self, EnsureError};
 
+use super::watch;
 use crate::Failure;
 
 /// How long a network is there without a guest, so that one that restarts finds it.
 const GRACE: &str = "5";
 
 /// Start a network's daemon, and keep it without a guest until it is stopped.
+///
+/// Should the daemon die, another takes its place.
 #[derive(Debug, clap::Args)]
 pub(super) struct StartArgs {
     name: String,
@@ -29,23 +32,18 @@ pub(super) struct StopArgs {
 pub(super) fn start(args: &StartArgs) -> Result<String, Failure> {
     let (home, file) = super::load()?;
     let daemon = Daemon::of(&home, super::find(&file, &args.name)?).map_err(Failure::Failed)?;
-    // Between the two, it may end because nobody is there.
-    for last in [false, true] {
-        drop(daemon.ensure().map_err(failed)?);
-        match Client::new(&daemon.paths.endpoint).post("/v1/hold", &()) {
-            Ok(_) => break,
-            Err(e) if last => return Err(failed(e)),
-            Err(_) => {}
-        }
-    }
+    daemon.hold().map_err(Failure::Failed)?;
+    watch::start(&daemon, &args.name).map_err(Failure::Failed)?;
     Ok(String::new())
 }
 
 pub(super) fn stop(args: &StopArgs) -> Result<String, Failure> {
     let (home, file) = super::load()?;
     let network = super::find(&file, &args.name)?;
-    match Client::new(&home.network(&network.name).endpoint).post("/v1/release", &()) {
-        Ok(_) | Err(ClientError::NoDaemon) => Ok(String::new()),
+    let paths = home.network(&network.name);
+    watch::end(&paths).map_err(Failure::Failed)?;
+    match Client::new(&paths.endpoint).post("/v1/release", &()) {
+        Ok(()) | Err(ClientError::NoDaemon) => Ok(String::new()),
         Err(e) => Err(failed(e)),
     }
 }
@@ -57,6 +55,7 @@ fn failed(error: impl std::fmt::Display) -> Failure {
 /// What it takes to reach or start a network's daemon.
 #[derive(Clone, Debug)]
 pub(crate) struct Daemon {
+    pub(crate) name: String,
     pub(crate) paths: NetworkPaths,
     subnet: String,
     gateway: String,
@@ -71,7 +70,37 @@ impl Daemon {
             })?;
         let paths = home.network(&network.name);
         paths.check().map_err(|e| e.to_string())?;
-        Ok(Self { paths, subnet: subnet.net().to_string(), gateway: subnet.gateway.to_string() })
+        Ok(Self {
+            name: network.name.clone(),
+            paths,
+            subnet: subnet.net().to_string(),
+            gateway: subnet.gateway.to_string(),
+        })
+    }
+
+    /// Brings the daemon up if it is not there, and has it stay without a guest.
+    pub(super) fn hold(&self) -> Result<(), String> {
+        // Between the two, it may end because nobody is there.
+        for last in [false, true] {
+            drop(self.ensure().map_err(|e| e.to_string())?);
+            match Client::new(&self.paths.endpoint).post("/v1/hold", &()) {
+                Ok(()) => break,
+                Err(e) if last => return Err(e.to_string()),
+                Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `networks.yaml` still has the network. A file that cannot be read at the moment
+    /// says nothing.
+    pub(crate) fn is_configured(&self) -> bool {
+        let Ok(home) = LimaHome::from_env() else { return false };
+        if !home.networks_yaml().exists() {
+            return false;
+        }
+        let Ok(file) = NetworksFile::load(&home, &Platform::detect()) else { return true };
+        file.networks.get(&self.name).is_some()
     }
 
     /// A connection to where guests join.
@@ -80,9 +109,8 @@ impl Daemon {
     }
 
     fn command(&self) -> io::Result<Command> {
-        let log = |path| OpenOptions::new().create(true).append(true).open(path);
         let paths = &self.paths;
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = self.background()?;
         command
             .args(["netd", "--background", "--exit-idle", GRACE])
             .args(["--subnet", &self.subnet, "--gateway", &self.gateway])
@@ -95,11 +123,19 @@ impl Daemon {
             .arg("--leases")
             .arg(&paths.leases)
             .arg("--pidfile")
-            .arg(&paths.pidfile)
+            .arg(&paths.pidfile);
+        Ok(command)
+    }
+
+    /// This program again, with the network's logs.
+    pub(super) fn background(&self) -> io::Result<Command> {
+        let log = |path| OpenOptions::new().create(true).append(true).open(path);
+        let mut command = Command::new(std::env::current_exe()?);
+        command
             .current_dir("/")
             .stdin(Stdio::null())
-            .stdout(log(&paths.stdout)?)
-            .stderr(log(&paths.stderr)?);
+            .stdout(log(&self.paths.stdout)?)
+            .stderr(log(&self.paths.stderr)?);
         Ok(command)
     }
 }

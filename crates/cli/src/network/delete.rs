@@ -1,17 +1,21 @@
 //! `vmlan network delete`
 
-use vmlan_config::{BUILT_IN, LimaHome, NetworksFile, Platform, users_of};
+use vmlan_api::network::Network as Running;
+use vmlan_api::{Client, ClientError};
+use vmlan_config::{BUILT_IN, LimaHome, NetworkPaths, NetworksFile, Platform, users_of};
+use vmlan_netd::managed;
 
 use crate::{Failure, tell};
 
-/// Remove networks from networks.yaml.
+/// Remove networks from networks.yaml, with their leases and logs.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The networks to remove: all of them, or none if one cannot be.
     #[arg(required = true)]
     name: Vec<String>,
 
-    /// Remove a network even if an instance uses it, and do not mind one that is not there.
+    /// Remove a network even if it is in use, whose daemon is stopped then, and do not mind one that
+    /// is not there.
     #[arg(short, long)]
     force: bool,
 }
@@ -35,15 +39,52 @@ pub(super) fn run(args: &Args) -> Result<String, Failure> {
         }
         if !args.force {
             refuse_in_use(&home, name)?;
+            refuse_running(&home, name)?;
         }
     }
     if !names.is_empty() {
         locked.remove(&names)?;
+        for name in &names {
+            clear(&home.network(name)).map_err(|e| {
+                Failure::Failed(format!("network `{name}` is removed, but not its files: {e}"))
+            })?;
+        }
     }
     if names.contains(&BUILT_IN) && locked.file.networks.get(BUILT_IN).is_some() {
         tell(&format!("network `{BUILT_IN}` is still there, with its built-in defaults"));
     }
     Ok(String::new())
+}
+
+/// Refuses a network that has guests now, or that somebody keeps.
+fn refuse_running(home: &LimaHome, name: &str) -> Result<(), Failure> {
+    let running: Running = match Client::new(&home.network(name).endpoint).get("/v1/network") {
+        Ok(running) => running,
+        Err(ClientError::NoDaemon) => return Ok(()),
+        Err(e) => return Err(Failure::Failed(format!("network `{name}`: {e}; see --force"))),
+    };
+    let guests = running.guests.iter().map(|guest| {
+        let mac = || guest.macs.first().cloned().unwrap_or_else(|| "a guest".to_owned());
+        guest.name.clone().unwrap_or_else(mac)
+    });
+    let guests: Vec<_> = guests.collect();
+    let why = match (guests.is_empty(), running.daemon.held) {
+        (false, _) => format!("is used by {}", guests.join(", ")),
+        (true, true) => format!("is kept by `vmlan network start {name}`"),
+        (true, false) => return Ok(()),
+    };
+    Err(Failure::Failed(format!("network `{name}` {why}; see --force")))
+}
+
+/// Stops what runs of a network, and removes its files.
+fn clear(paths: &NetworkPaths) -> Result<(), String> {
+    if !paths.dir.exists() {
+        return Ok(());
+    }
+    super::watch::end(paths)?;
+    let _lock = managed::lock(paths).map_err(|e| e.to_string())?;
+    managed::end(&paths.pidfile).map_err(|e| e.to_string())?;
+    paths.remove().map_err(|e| e.to_string())
 }
 
 fn refuse_in_use(home: &LimaHome, name: &str) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ mod delete;
 mod list;
 mod live;
 mod show;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,8 @@ enum Command {
     Show(show::Args),
     Start(daemon::StartArgs),
     Stop(daemon::StopArgs),
+    #[command(hide = true)]
+    Watch(watch::Args),
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -46,6 +49,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
         Command::Show(args) => show::run(args),
         Command::Start(args) => daemon::start(args),
         Command::Stop(args) => daemon::stop(args),
+        Command::Watch(args) => watch::run(args),
     }?;
     crate::print(&text)
 }

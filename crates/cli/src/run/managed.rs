@@ -73,6 +73,9 @@ impl Managed {
     pub(super) fn serve(&self, card: &OwnedFd, supervisor: &Supervisor) -> Result<(), String> {
         let mut first = true;
         loop {
+            if !self.daemon.is_configured() {
+                return Err(format!("network `{}` has been deleted", self.daemon.name));
+            }
             let joined =
                 until_joined(&self.daemon, |s| managed::join(s, &self.hello, card.as_fd()))?;
             if joined.welcome != self.welcome {

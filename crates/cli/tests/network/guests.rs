@@ -112,6 +112,44 @@ fn a_network_can_be_held_without_a_guest() {
 }
 
 #[test]
+fn a_held_network_whose_daemon_is_killed_comes_back() {
+    let lab = Lab::new();
+    assert_eq!(lab.0.network(&["start", "lab"]).quiet(), "");
+    let first = lab.pid().unwrap();
+    assert_eq!(lab.0.network(&["start", "lab"]).quiet(), "");
+    kill_process(first, Signal::KILL).unwrap();
+    eventually("another daemon", || lab.pid().filter(|pid| *pid != first));
+    eventually("its hold", || {
+        lab.0.network(&["show", "lab"]).quiet().contains("held").then_some(())
+    });
+    assert_eq!(lab.0.network(&["stop", "lab"]).quiet(), "");
+    eventually("the daemon's end", || (lab.left().is_empty()).then_some(()));
+}
+
+#[test]
+fn a_network_in_use_is_not_deleted_and_goes_with_force() {
+    let lab = Lab::new();
+    let mut web = Guest::start(&lab, &["--name", "web"]);
+    let error = lab.0.network(&["delete", "lab"]).failed(1);
+    assert!(error.contains("network `lab` is used by web; see --force"), "{error}");
+    assert_eq!(lab.0.network(&["delete", "--force", "lab"]).quiet(), "");
+    assert!(!lab.0.path("_networks/lab").exists());
+    // The guest goes on without the network, and brings nothing back.
+    assert_eq!(web.line("echo here"), "here");
+    assert!(!lab.0.path("_networks/lab").exists());
+    drop(web);
+
+    assert_eq!(lab.0.network(&["start", "user-v2"]).quiet(), "");
+    fs::write(lab.0.networks_yaml(), "networks:\n  user-v2: {mode: user-v2}\n").unwrap();
+    let error = lab.0.network(&["delete", "user-v2"]).failed(1);
+    assert!(error.contains("is kept by `vmlan network start user-v2`"), "{error}");
+    assert_eq!(lab.0.network(&["stop", "user-v2"]).quiet(), "");
+    let deleted = lab.0.network(&["delete", "user-v2"]);
+    assert_eq!(deleted.code, Some(0), "{}", deleted.err);
+    assert!(!lab.0.path("_networks/user-v2").exists());
+}
+
+#[test]
 fn what_cannot_join_is_told() {
     let lab = Lab::new();
     let refused = |args: &[&str]| {

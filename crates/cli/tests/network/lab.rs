@@ -31,7 +31,11 @@ impl Lab {
     }
 
     fn pid_of(&self, network: &str) -> Option<Pid> {
-        let path = self.0.path(&format!("_networks/{network}/usernet_{network}.pid"));
+        self.read(network, "usernet_")
+    }
+
+    fn read(&self, network: &str, kind: &str) -> Option<Pid> {
+        let path = self.0.path(&format!("_networks/{network}/{kind}{network}.pid"));
         Pid::from_raw(fs::read_to_string(path).ok()?.trim().parse().ok()?)
     }
 
@@ -72,7 +76,8 @@ impl Drop for Lab {
     fn drop(&mut self) {
         for entry in fs::read_dir(self.0.path("_networks")).into_iter().flatten().flatten() {
             let name = entry.file_name().into_string().unwrap();
-            if let Some(pid) = self.pid_of(&name) {
+            // What brings the daemon back goes first.
+            for pid in [self.read(&name, "watch_"), self.pid_of(&name)].into_iter().flatten() {
                 let _ = kill_process(pid, Signal::KILL);
             }
         }

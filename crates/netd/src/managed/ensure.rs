@@ -9,6 +9,7 @@ use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::WaitOptions;
 use vmlan_config::NetworkPaths;
 
 /// Longest time from the first look to a daemon that answers.
@@ -47,7 +48,7 @@ pub fn ensure(
         return Ok(stream);
     }
     let end = Instant::now() + PATIENCE;
-    let _lock = lock(&paths.dir, end)?;
+    let _lock = lock_until(&paths.dir, end)?;
     let begun = Instant::now();
     let mut child: Option<Child> = None;
     loop {
@@ -66,6 +67,7 @@ pub fn ensure(
             if child.is_some() {
                 thread::sleep(Duration::from_millis(100));
             }
+            reap();
             child = Some(command().and_then(|mut c| c.spawn()).map_err(EnsureError::Start)?);
         }
         if Instant::now() > end {
@@ -80,6 +82,11 @@ pub fn ensure(
     }
 }
 
+/// Daemons that this process has started before and that have ended.
+fn reap() {
+    while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+}
+
 /// `None` while nobody listens.
 fn connect(path: &Path) -> Result<Option<UnixStream>, EnsureError> {
     match UnixStream::connect(path) {
@@ -90,7 +97,12 @@ fn connect(path: &Path) -> Result<Option<UnixStream>, EnsureError> {
     }
 }
 
-fn lock(dir: &Path, end: Instant) -> Result<File, EnsureError> {
+/// The right to start and end a network's processes, until the result is dropped.
+pub fn lock(paths: &NetworkPaths) -> Result<File, EnsureError> {
+    lock_until(&paths.dir, Instant::now() + PATIENCE)
+}
+
+fn lock_until(dir: &Path, end: Instant) -> Result<File, EnsureError> {
     let failed = |source| EnsureError::Directory { path: dir.into(), source };
     fs::create_dir_all(dir).map_err(failed)?;
     let file = File::open(dir).map_err(failed)?;

@@ -6,11 +6,13 @@
 //! whose daemon dies does the same again, with the same card, and gets the same addresses.
 
 mod client;
+mod end;
 mod ensure;
 mod joins;
 mod message;
 
 pub use client::{JoinError, Joined, ask, join};
-pub use ensure::{EnsureError, ensure};
+pub use end::end;
+pub use ensure::{EnsureError, ensure, lock};
 pub(crate) use joins::Joins;
 pub use message::{Forwarded, Hello, Welcome};
