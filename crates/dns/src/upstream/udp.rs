@@ -23,8 +23,14 @@ use crate::token::{Class, Key};
 /// Datagrams in few system calls: lent by the owner of the resolver for a call.
 pub trait Datagrams {
     /// Sends payloads to the peer of a connected socket, and tells how many were sent and which
-    /// error ended it.
-    fn send(&mut self, fd: &OwnedFd, payloads: &[&[u8]]) -> (usize, Option<Errno>);
+    /// error ended it. Runs of one length may go as one message unless `segment` is taken back,
+    /// which is done here where the system does not know how.
+    fn send(
+        &mut self,
+        fd: &OwnedFd,
+        payloads: &[&[u8]],
+        segment: &mut bool,
+    ) -> (usize, Option<Errno>);
 
     /// Receives up to `max` datagrams and tells how many it asked for and got.
     fn recv(
@@ -57,12 +63,19 @@ pub(super) struct Udp {
     sockets: Slab<Socket>,
     pools: Vec<Pool>,
     by_way: Numbered<Way, usize>,
-    /// What is to be sent, and of which question.
-    queued: Vec<(Way, usize)>,
+    queued: Vec<Queued>,
     /// Sockets that had more to read when their turn ended.
     unread: Vec<usize>,
     retired: usize,
     random: Random,
+}
+
+/// What is to be sent.
+#[derive(Clone, Copy, Debug)]
+struct Queued {
+    way: Way,
+    question: usize,
+    len: usize,
 }
 
 /// The sockets to one nameserver.
@@ -79,6 +92,8 @@ struct Socket {
     fd: Arc<OwnedFd>,
     server: SocketAddr,
     generation: u32,
+    /// The system takes many messages of one length as one.
+    segment: bool,
     uses: u32,
     opened: Instant,
     used: Instant,
@@ -116,7 +131,7 @@ impl Udp {
             socket.used = now;
         }
         self.by_way.insert(way, index);
-        self.queued.push((way, index));
+        self.queued.push(Queued { way, question: index, len: question.message.len() });
         true
     }
 
@@ -132,8 +147,9 @@ impl Udp {
             return false;
         }
         let mut queued = std::mem::take(&mut self.queued);
-        queued.sort_unstable_by_key(|(way, _)| way.socket());
-        let runs = queued.chunk_by(|(one, _), (other, _)| one.socket() == other.socket());
+        // Those of one length go together.
+        queued.sort_unstable_by_key(|queued| (queued.way.socket(), queued.len));
+        let runs = queued.chunk_by(|one, other| one.way.socket() == other.way.socket());
         for run in runs.flat_map(|run| run.chunks(MOST)) {
             self.send(core, lanes, run, lost);
         }
@@ -149,12 +165,12 @@ impl Udp {
         &mut self,
         core: &mut Core,
         lanes: &mut dyn Datagrams,
-        run: &[(Way, usize)],
+        run: &[Queued],
         lost: &mut Vec<usize>,
     ) {
-        let Some(socket) = run.first().map(|(way, _)| way.socket()) else { return };
+        let Some(socket) = run.first().map(|queued| queued.way.socket()) else { return };
         let mut open: ArrayVec<(Way, usize), 64> = ArrayVec::new();
-        for &(way, index) in run {
+        for &Queued { way, question: index, .. } in run {
             // What was concluded meanwhile is asked of nobody.
             let question = core.questions.get_mut(index);
             let Some(question) = question.filter(|q| q.tries.open.contains(&way)) else { continue };
@@ -167,13 +183,13 @@ impl Udp {
             .iter()
             .filter_map(|&(_, index)| Some(core.questions.get(index)?.message.as_slice()))
             .collect();
-        let Some(Socket { fd, .. }) = self.sockets.get(socket) else { return };
-        let (mut sent, mut error) = lanes.send(fd, &payloads);
+        let Some(Socket { fd, segment, .. }) = self.sockets.get_mut(socket) else { return };
+        let (mut sent, mut error) = lanes.send(fd, &payloads, segment);
         let refused = error == Some(Errno::CONNREFUSED);
         if refused {
             // That was the answer to an earlier one.
             let rest = payloads.get(sent..).unwrap_or_default();
-            let (more, again) = lanes.send(fd, rest);
+            let (more, again) = lanes.send(fd, rest, segment);
             (sent, error) = (sent + more, again);
         }
         drop(payloads);
@@ -362,6 +378,7 @@ impl Udp {
             fd: Arc::new(fd),
             server,
             generation: key.generation,
+            segment: true,
             uses: 0,
             opened: now,
             used: now,

@@ -92,9 +92,13 @@ impl Dns {
 struct Lanes<'a>(&'a mut Batches);
 
 impl Datagrams for Lanes<'_> {
-    fn send(&mut self, fd: &OwnedFd, payloads: &[&[u8]]) -> (usize, Option<Errno>) {
-        // Nameservers are not the place to find out what the system can do with segments.
-        self.0.send(fd, None, None, payloads, &mut false)
+    fn send(
+        &mut self,
+        fd: &OwnedFd,
+        payloads: &[&[u8]],
+        segment: &mut bool,
+    ) -> (usize, Option<Errno>) {
+        self.0.send(fd, None, None, payloads, segment)
     }
 
     fn recv(
