@@ -1,13 +1,13 @@
 //! The Internet checksum (RFC 1071) over pieces: frames here are seldom in one slice.
 //!
 //! Sums are kept as native-endian one's-complement sums in a `u64` accumulator; byte order is
-//! mended once at the end, which RFC 1071 section 2(B) allows. The loop keeps four independent
-//! add-with-carry chains, which on today's processors is faster than memory delivers.
+//! mended once at the end, which RFC 1071 section 2(B) allows. The loop over many bytes is
+//! [`vmlan_sum`]'s, and faster than memory delivers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Bytes in one turn of the loop.
-const BLOCK: usize = 32;
+/// From so many bytes on, the loop for many is worth its call: headers are shorter.
+const MANY: usize = 96;
 
 /// A running one's-complement sum.
 #[derive(Clone, Copy, Debug, Default)]
@@ -92,25 +92,11 @@ pub fn checksum(data: &[u8]) -> [u8; 2] {
 
 #[inline]
 fn sum_bytes(data: &[u8]) -> u64 {
-    // Headers are shorter than a block.
-    if data.len() < BLOCK { sum_tail(data, 0) } else { sum_blocks(data) }
-}
-
-fn sum_blocks(data: &[u8]) -> u64 {
-    let mut lanes = [0u128; 4];
-    let mut blocks = data.chunks_exact(BLOCK);
-    for block in &mut blocks {
-        for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<8>().0) {
-            *lane += u128::from(u64::from_ne_bytes(*word));
-        }
+    if data.len() < MANY {
+        return sum_tail(data, 0);
     }
-    let mut acc = 0;
-    for lane in lanes {
-        #[expect(clippy::cast_possible_truncation, reason = "the two halves of 128 bits")]
-        let (low, high) = (lane as u64, (lane >> 64) as u64);
-        acc = add_carry(add_carry(acc, low), high);
-    }
-    sum_tail(blocks.remainder(), acc)
+    let (sum, rest) = vmlan_sum::words(data);
+    sum_tail(rest, sum)
 }
 
 #[inline]
