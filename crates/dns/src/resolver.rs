@@ -170,6 +170,11 @@ impl Resolver {
         self.work(now);
     }
 
+    /// Whether [`Resolver::flush`] has something to do.
+    pub fn has_unsent(&self) -> bool {
+        self.upstream.has_unsent()
+    }
+
     /// Sends what is to be sent. To be called after every event and query, or after a few.
     pub fn flush(&mut self, lanes: &mut dyn Datagrams, now: Instant) {
         let Self { core, poll, upstream, .. } = self;

@@ -230,6 +230,11 @@ impl Core {
         self.now = self.clock.now();
     }
 
+    /// When this pass began.
+    pub(crate) fn now(&self) -> Instant {
+        self.now
+    }
+
     /// Ends a pass, and returns when that was.
     pub(crate) fn end_pass(&mut self) -> Instant {
         let now = self.clock.now();

@@ -16,6 +16,7 @@ use vmlan_link::fault::Faults;
 use vmlan_link::framing::Framing;
 use vmlan_link::stream::StreamLink;
 
+use crate::alarm::Alarm;
 use crate::clock::Clock;
 use crate::control::{Control, Handed, Handover};
 use crate::core::Core;
@@ -41,6 +42,7 @@ const FINISH: Duration = Duration::from_millis(2500);
 #[derive(Debug)]
 pub struct Daemon {
     poll: Poll,
+    alarm: Alarm,
     core: Core,
     listeners: Listeners,
     watches: Watches,
@@ -77,6 +79,7 @@ impl Daemon {
         let engine = Engine::new(config, clock.now());
         Ok(Self {
             core: Core::new(engine, sockets, ports, clock),
+            alarm: Alarm::new(poll.registry()),
             poll,
             listeners: Listeners::default(),
             watches: Watches::default(),
@@ -183,14 +186,11 @@ impl Daemon {
         self.core.tick();
         loop {
             let now = self.core.end_pass();
-            let timeout = match finish_by {
-                None => self.next_timeout(now),
-                Some(_) if self.core.is_settled() => Some(Duration::ZERO),
-                Some(by) => {
-                    let left = Clock::wait(now, by);
-                    Some(self.next_timeout(now).map_or(left, |next| next.min(left)))
-                }
+            let deadline = match finish_by {
+                Some(_) if self.core.is_settled() => Some(Instant::ZERO),
+                _ => [self.next_timeout(), finish_by].into_iter().flatten().min(),
             };
+            let timeout = self.alarm.wait(deadline, now);
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {
@@ -210,12 +210,12 @@ impl Daemon {
             let settled = events.is_empty() && self.core.is_settled();
             match (next, finish_by) {
                 (Next::Stop, _) => break,
-                (_, Some(by)) if settled || by <= self.core.clock.now() => break,
-                (Next::Finish, None) => finish_by = Some(self.core.clock.now() + FINISH),
+                (_, Some(by)) if settled || by <= self.core.now() => break,
+                (Next::Finish, None) => finish_by = Some(self.core.now() + FINISH),
                 _ => {}
             }
             if let Some(leases) = &mut self.leases {
-                leases.update(&self.core.engine, self.core.clock.now());
+                leases.update(&self.core.engine, self.core.now());
             }
             if self.is_over() {
                 break;
@@ -263,7 +263,7 @@ impl Daemon {
             Some(Owner::Tunnel(index)) => self.tunnels.handle(index, event, &mut self.core),
             Some(Owner::TunnelRelay(index)) => self.tunnels.handle_relay(index, &mut self.core),
             Some(Owner::Capture(index)) => self.core.ports.captures.handle(index),
-            None => {}
+            Some(Owner::Alarm) | None => {}
         }
         Next::Continue
     }
@@ -311,8 +311,8 @@ impl Daemon {
         }
     }
 
-    /// How long the poll may wait.
-    fn next_timeout(&self, now: Instant) -> Option<Duration> {
+    /// When there is something to do even without an event; a time in the past means at once.
+    fn next_timeout(&self) -> Option<Instant> {
         let control = self.control.as_ref().and_then(Control::next_timeout);
         let joins = self.joins.as_ref().and_then(Joins::next_timeout);
         let over = self.idle.and_then(|idle| Some(idle.since? + idle.grace));
@@ -322,8 +322,7 @@ impl Daemon {
         let own = own.into_iter().flatten().min();
         let own = own.map(|at| self.core.clock.at(at));
         let leases = self.leases.as_ref().and_then(|l| l.next_timeout(&self.core.engine));
-        let next = [own, leases, self.core.next_timeout()].into_iter().flatten().min()?;
-        Some(Clock::wait(now, next))
+        [own, leases, self.core.next_timeout()].into_iter().flatten().min()
     }
 
     fn handle_timeout(&mut self) {

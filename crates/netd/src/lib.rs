@@ -7,6 +7,7 @@
 //! the listeners that guests connect to, the control API, and what a well-behaved process does
 //! about pid files, sockets and signals.
 
+mod alarm;
 mod captures;
 mod clock;
 mod control;

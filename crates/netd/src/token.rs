@@ -36,6 +36,8 @@ pub(crate) enum Owner {
     TunnelRelay(u32),
     /// A client of the control API that reads frames along.
     Capture(u32),
+    /// The loop's own timer.
+    Alarm,
 }
 
 impl Owner {
@@ -59,6 +61,7 @@ impl Owner {
             8 => Some(Self::Tunnel(index)),
             9 => Some(Self::TunnelRelay(index)),
             10 => Some(Self::Capture(index)),
+            11 => Some(Self::Alarm),
             _ => None,
         }
     }
@@ -79,6 +82,7 @@ impl Owner {
             Self::Tunnel(index) => (8, index),
             Self::TunnelRelay(index) => (9, index),
             Self::Capture(index) => (10, index),
+            Self::Alarm => (11, 0),
         };
         mio::Token(DAEMON | kind << KIND_SHIFT | index as usize)
     }
@@ -106,6 +110,7 @@ mod tests {
             Owner::Tunnel(3),
             Owner::TunnelRelay(3),
             Owner::Capture(8),
+            Owner::Alarm,
         ] {
             assert_eq!(Owner::of(owner.token()), Some(owner));
         }

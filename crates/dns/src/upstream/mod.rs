@@ -96,6 +96,10 @@ impl Upstream {
         }
     }
 
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.udp.has_unsent()
+    }
+
     /// Sends what is queued. To be called when no more is expected soon.
     pub(crate) fn flush(
         &mut self,

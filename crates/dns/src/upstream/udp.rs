@@ -135,6 +135,10 @@ impl Udp {
         true
     }
 
+    pub(super) fn has_unsent(&self) -> bool {
+        !self.queued.is_empty()
+    }
+
     /// Sends what is queued. True if some of it has failed.
     pub(super) fn flush(
         &mut self,

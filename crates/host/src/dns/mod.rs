@@ -56,6 +56,9 @@ impl Dns {
     }
 
     pub(crate) fn flush(&mut self, batches: &mut Batches, now: Instant) {
+        if !self.resolver.has_unsent() {
+            return;
+        }
         let moment = self.hear(now);
         self.resolver.flush(&mut Lanes(batches), moment);
         self.moment = None;
