@@ -1,8 +1,6 @@
 //! QEMU's framing on a byte stream: however the stream is cut into reads, the same frames come
 //! out, each within bounds, and the same error at the same place.
 
-use std::io::IoSliceMut;
-
 use vmlan_link::CloseReason;
 use vmlan_link::framing::{Deframer, Framing, LENGTH, MAX_FRAME, MIN_FRAME, Progress};
 use vmlan_wire::FrameBatch;
@@ -23,13 +21,9 @@ pub fn run(data: &[u8]) {
     while at < stream.len() && failed.is_none() {
         let most = cuts.get(turn % cuts.len().max(1)).copied().unwrap_or(usize::MAX);
         turn += 1;
-        let read = |room: &mut [IoSliceMut<'_>]| {
-            let mut n = 0;
-            for buf in room.iter_mut() {
-                let part = buf.len().min(most.max(1) - n).min(stream.len() - at - n);
-                buf[..part].copy_from_slice(&stream[at + n..at + n + part]);
-                n += part;
-            }
+        let read = |room: &mut [u8]| {
+            let n = room.len().min(most.max(1)).min(stream.len() - at);
+            room[..n].copy_from_slice(&stream[at..at + n]);
             at += n;
             Ok(n)
         };

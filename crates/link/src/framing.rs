@@ -3,7 +3,7 @@
 //! [`Deframer`] turns what a read gives into frames without copying those that came whole. Only a
 //! frame that is cut by the end of a read is kept, in a buffer that exists as long as it does.
 
-use std::io::{self, IoSliceMut};
+use std::io;
 
 use arrayvec::ArrayVec;
 use vmlan_wire::{FrameBatch, Offload};
@@ -22,7 +22,7 @@ pub const MAX_FRAME: usize = 18 + 65_535;
 /// Bytes asked for in one read: the budget of one pass.
 pub const READ_MAX: usize = 512 * 1024;
 
-/// Room before the place that is read to, for the frame that an earlier read began.
+/// Room before the place that is read to, for what earlier reads had of a frame.
 const HEADROOM: usize = LENGTH + MAX_FRAME;
 
 /// How the length before a frame is written.
@@ -94,10 +94,10 @@ pub enum Progress {
 #[derive(Debug, Default)]
 pub struct Deframer {
     framing: Framing,
-    /// A frame of which `have` bytes have come: its length word and as many bytes as that says, or
-    /// just room for the length word while even that is cut.
+    /// The start of a frame, length word and all, that was cut by the end of a read.
     rest: Vec<u8>,
-    have: usize,
+    /// How much of it has to be there before it is worth a look: all, or its length word.
+    want: usize,
 }
 
 impl Deframer {
@@ -110,36 +110,32 @@ impl Deframer {
     pub fn read_with(
         &mut self,
         batch: &mut FrameBatch,
-        read: impl FnOnce(&mut [IoSliceMut<'_>]) -> io::Result<usize>,
+        read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
     ) -> Result<io::Result<Progress>, CloseReason> {
         batch.clear();
         if batch.buf.len() < HEADROOM + READ_MAX {
             batch.buf.resize(HEADROOM + READ_MAX, 0);
         }
-        let missing = self.rest.len() - self.have;
-        let (old, new) = (self.rest.get_mut(self.have..), batch.buf.get_mut(HEADROOM..));
-        let mut room = [
-            IoSliceMut::new(old.unwrap_or_default()),
-            IoSliceMut::new(new.and_then(|b| b.get_mut(..READ_MAX)).unwrap_or_default()),
-        ];
-        let n = match read(room.get_mut(usize::from(missing == 0)..).unwrap_or_default()) {
+        let (before, room) = batch.buf.split_at_mut(HEADROOM);
+        let room = room.get_mut(..READ_MAX).unwrap_or_default();
+        let n = match read(room) {
             Ok(0) => return Ok(Ok(Progress::Eof)),
             Ok(n) => n,
             Err(error) => return Ok(Err(error)),
         };
-        let full = n == missing + READ_MAX;
-        if n < missing {
-            self.have += n;
+        let full = n == READ_MAX;
+        if self.rest.len() + n < self.want {
+            self.rest.extend_from_slice(room.get(..n).unwrap_or_default());
             return Ok(Ok(Progress::Read { full }));
         }
         let start = HEADROOM - self.rest.len();
-        if let Some(before) = batch.buf.get_mut(start..HEADROOM) {
+        if let Some(before) = before.get_mut(start..) {
             before.copy_from_slice(&self.rest);
         }
         self.rest.clear();
-        self.have = 0;
-        self.split(batch, start, HEADROOM + n - missing)?;
-        if self.have == 0 {
+        self.want = 0;
+        self.split(batch, start, HEADROOM + n)?;
+        if self.rest.is_empty() {
             self.rest = Vec::new();
         }
         Ok(Ok(Progress::Read { full }))
@@ -152,7 +148,7 @@ impl Deframer {
         mut at: usize,
         end: usize,
     ) -> Result<(), CloseReason> {
-        while let Some(left) = batch.buf.get(at..end) {
+        while let Some(left) = batch.buf.get(at..end).filter(|left| !left.is_empty()) {
             let word = self.framing.word_len();
             let Some((len, after)) = self.framing.split(left) else {
                 self.keep(left, word);
@@ -171,10 +167,9 @@ impl Deframer {
 
     /// Keeps the start of something that is `len` bytes long.
     fn keep(&mut self, start: &[u8], len: usize) {
-        self.have = start.len();
+        self.want = len;
         self.rest.reserve_exact(len);
         self.rest.extend_from_slice(start);
-        self.rest.resize(len, 0);
     }
 }
 
@@ -207,17 +202,15 @@ mod tests {
         while at < stream.len() {
             let cut = cuts.next().unwrap_or(1).max(1);
             let progress = deframer.read_with(&mut batch, |room| {
-                let before = at;
-                for slice in room {
-                    let n = slice.len().min(stream.len() - at).min(cut - (at - before));
-                    slice[..n].copy_from_slice(&stream[at..at + n]);
-                    at += n;
-                }
-                Ok(at - before)
+                let n = room.len().min(stream.len() - at).min(cut);
+                room[..n].copy_from_slice(&stream[at..at + n]);
+                at += n;
+                Ok(n)
             })?;
             assert!(matches!(progress, Ok(Progress::Read { .. })));
             frames.extend(batch.iter().map(|f| f.data.to_vec()));
-            assert!(deframer.have <= deframer.rest.len() && deframer.rest.len() <= HEADROOM);
+            assert!(deframer.rest.len() < deframer.want.max(1));
+            assert!(deframer.rest.capacity() <= HEADROOM);
         }
         Ok(frames)
     }
@@ -283,13 +276,8 @@ mod tests {
         let stream = framed(Framing::Qemu, &[vec![7; 60]]);
         for part in [&stream[..30], &stream[30..]] {
             let read = deframer.read_with(&mut batch, |room| {
-                let mut n = 0;
-                for slice in room {
-                    let here = slice.len().min(part.len() - n);
-                    slice[..here].copy_from_slice(&part[n..n + here]);
-                    n += here;
-                }
-                Ok(n)
+                room[..part.len()].copy_from_slice(part);
+                Ok(part.len())
             });
             assert!(matches!(read, Ok(Ok(Progress::Read { full: false }))));
         }

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use arrayvec::ArrayVec;
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv};
 use vmlan_wire::{FrameBatch, OutFrame};
 
 use crate::framing::{Deframer, Framing, LENGTH, MIN_FRAME, Progress};
@@ -171,12 +171,12 @@ impl Link for StreamLink {
         let has_early = !early.is_empty();
         let read = self.deframer.read_with(batch, |room| {
             if has_early {
-                return io::Read::read_vectored(&mut take(early).as_slice(), room);
+                return io::Read::read(&mut take(early).as_slice(), room);
             }
             loop {
-                match rustix::io::readv(socket, room) {
+                match recv(socket, &mut *room, RecvFlags::empty()) {
                     Err(Errno::INTR) => {}
-                    result => return Ok(result?),
+                    result => return Ok(result?.0),
                 }
             }
         });
@@ -303,13 +303,16 @@ fn pieces<'a>(frame: &OutFrame<'a>) -> impl Iterator<Item = &'a [u8]> {
 }
 
 fn send(socket: BorrowedFd<'_>, first: &[u8], slices: &[IoSlice<'_>]) -> rustix::io::Result<usize> {
-    let mut all = ArrayVec::<IoSlice<'_>, { GATHER_SLICES + 1 }>::new();
-    all.push(IoSlice::new(first));
-    all.extend(slices.iter().copied().take(GATHER_SLICES));
     #[cfg(target_vendor = "apple")]
     let flags = SendFlags::empty();
     #[cfg(not(target_vendor = "apple"))]
     let flags = SendFlags::NOSIGNAL;
+    if slices.is_empty() {
+        return rustix::net::send(socket, first, flags);
+    }
+    let mut all = ArrayVec::<IoSlice<'_>, { GATHER_SLICES + 1 }>::new();
+    all.push(IoSlice::new(first));
+    all.extend(slices.iter().copied().take(GATHER_SLICES));
     rustix::net::sendmsg(socket, &all, &mut SendAncillaryBuffer::default(), flags)
 }
 

@@ -14,6 +14,7 @@ mod vnet;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use arrayvec::ArrayVec;
 use rustix::io::Errno;
 use vmlan_wire::{FrameBatch, Offload, OutFrame};
 
@@ -38,6 +39,9 @@ const SLOT: usize = (vnet::HEADER + MAX_FRAME).next_multiple_of(8);
 /// "empty" is spared, and only each eighth time is it looked whether more frames come by now.
 const LOOK: u8 = 8;
 const SMALL: usize = 2048;
+
+/// What is not longer is sooner copied together than described to the kernel piece by piece.
+const COPY: usize = 256;
 
 /// A TAP link.
 #[derive(Debug)]
@@ -106,15 +110,17 @@ impl TapLink {
 
     fn write(&self, frame: &OutFrame<'_>) -> rustix::io::Result<()> {
         let header = vnet::emit(frame.offload);
-        let slices = [
-            IoSlice::new(&header),
-            IoSlice::new(frame.head),
-            IoSlice::new(frame.body[0]),
-            IoSlice::new(frame.body[1]),
-        ];
-        let slices = slices.get(usize::from(!self.vnet_header)..).unwrap_or_default();
+        let header = if self.vnet_header { header.as_slice() } else { &[] };
+        let pieces = [header, frame.head, frame.body[0], frame.body[1]];
+        let mut whole = ArrayVec::<u8, COPY>::new();
+        let fits = pieces.iter().all(|piece| whole.try_extend_from_slice(piece).is_ok());
         loop {
-            match rustix::io::writev(&self.device, slices) {
+            let written = if fits {
+                rustix::io::write(&self.device, &whole)
+            } else {
+                rustix::io::writev(&self.device, &pieces.map(IoSlice::new))
+            };
+            match written {
                 Err(Errno::INTR) => {}
                 result => return result.map(|_| ()),
             }
