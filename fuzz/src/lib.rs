@@ -8,6 +8,7 @@ pub mod datagram;
 pub mod dhcp;
 pub mod dns;
 pub mod engine;
+pub mod proxy;
 pub mod resolver;
 pub mod script;
 pub mod seeds;
@@ -25,6 +26,7 @@ pub const TARGETS: &[Target] = &[
     ("dns", dns::run),
     ("resolver", resolver::run),
     ("config", config::run),
+    ("proxy", proxy::run),
     ("stream", stream::run),
     ("segment", segment::run),
     #[cfg(target_os = "linux")]

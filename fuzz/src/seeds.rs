@@ -60,6 +60,7 @@ pub fn of(target: &str) -> Vec<(String, Vec<u8>)> {
         "dns" => named(dns()),
         "resolver" => named(resolver()),
         "config" => named(config()),
+        "proxy" => named(proxy()),
         "stream" => named(stream()),
         "segment" => named(segment()),
         "datagram" => named(datagram()),
@@ -79,6 +80,10 @@ fn engine() -> Vec<(String, Vec<u8>)> {
         }
     }
     let open = || Input::new(1).tcp(SYN, 0).tcp(ACK, 0);
+    let call = Input::new(1).op(&[11, 15, 2]).op(&[25, 0, 0]).op(&[1, 0, 28, 6, 0]);
+    let talk = call.op(&[1, 0, 28, ACK | 64, 0, 200, 7]).op(&[25, 5, 0, 0, 2, 7, 7]);
+    let answer = talk.op(&[8, 0, 27, 0, 40]).op(&[1, 0, 28, FIN, 0]).pass(5, 1000);
+    all.push(("tunnel".into(), answer.0));
     let gap = open().op(&[1, 0, 0x60, ACK | 8 | 64, 0, 200, 0, 100, 7]).data(0, 200);
     all.push(("gap".into(), gap.pass(5, 1000).0));
     all.push(("far-fin".into(), open().far(0).tcp(ACK, 0).tcp(FIN, 0).tcp(ACK, 0).0));
@@ -364,5 +369,33 @@ fn tap() -> Vec<(&'static str, Vec<u8>)> {
         ("far", with(1, &[lying([1, 4, 255, 255, 255, 255, 255, 255, 255, 255])])),
         ("ecn", with(1, &[lying([1, 0x81, 54, 0, 100, 5, 34, 0, 16, 0])])),
         ("wrong", with(1, &[lying([3, 4, 0, 0, 100, 5, 13, 0, 1, 0])])),
+    ]
+}
+
+fn proxy() -> Vec<(&'static str, Vec<u8>)> {
+    // The size of the pieces first, 0 for a datagram.
+    let name = [&b"\x03\x11lima-web.internal"[..], &[0x1f, 0x40]].concat();
+    let v4 = [1, 10, 71, 0, 4, 0x1f, 0x40];
+    let v6 = [&[4, 0xfd][..], &[0; 15], &[0x1f, 0x40]].concat();
+    let socks = |command: u8, address: &[u8]| {
+        [&[3, 5, 2, 0, 2, 5, command, 0][..], address, b"early"].concat()
+    };
+    let relayed = |address: &[u8]| [&[0, 0, 0, 0][..], address, b"data"].concat();
+    vec![
+        ("name", socks(1, &name)),
+        ("v4", socks(1, &v4)),
+        ("v6", socks(1, &v6)),
+        ("bind", socks(2, &v4)),
+        ("associate", socks(3, &v6)),
+        ("password", vec![1, 5, 1, 2]),
+        (
+            "connect",
+            b"\x07CONNECT lima-web.internal:8000 HTTP/1.1\r\nHost: x\r\n\r\nearly".to_vec(),
+        ),
+        ("connect6", b"\x07CONNECT [fd00::1]:8000 HTTP/1.0\r\n\r\n".to_vec()),
+        ("get", b"\x09GET http://a/ HTTP/1.1\r\n\r\n".to_vec()),
+        ("datagram", relayed(&v4)),
+        ("datagram6", relayed(&v6)),
+        ("datagram-name", relayed(&name)),
     ]
 }

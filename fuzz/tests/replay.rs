@@ -114,6 +114,11 @@ fn resolver() {
 }
 
 #[test]
+fn proxy() {
+    replay("proxy");
+}
+
+#[test]
 fn config() {
     replay("config");
 }

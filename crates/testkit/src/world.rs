@@ -124,10 +124,13 @@ impl World {
         f(&mut self.engine, &mut io)
     }
 
-    /// Hands an answered dial the stream that `client` is at the other end of.
+    /// Hands an answered dial the stream that `client` is at the other end of, if there may be
+    /// another.
     pub fn attach(&mut self, dial: DialId, client: Remote, early: &[u8]) {
-        let stream = self.host.adopt(dial.token(), client);
-        self.io(|engine, io| engine.attach(dial, stream, early, io));
+        match self.host.adopt(dial.token(), client) {
+            Some(stream) => self.io(|engine, io| engine.attach(dial, stream, early, io)),
+            None => self.io(|engine, io| engine.hang_up(dial, io)),
+        }
     }
 
     /// Gives one frame to the engine at once, without the cable.

@@ -53,6 +53,9 @@ impl Run {
             31 => 53,
             30 => 67,
             29 => 547,
+            // Where the gateway called from last, and whence its relays' datagrams come.
+            28 => self.caller,
+            27 => 4000,
             n => u16::from(n),
         };
         (SocketAddr::new(src, port), SocketAddr::new(at, to_port))

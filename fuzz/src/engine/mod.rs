@@ -12,8 +12,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use vmlan_engine::io::Failure;
-use vmlan_engine::{PortId, Stats};
-use vmlan_testkit::packet::{self, ACK, Packet};
+use vmlan_engine::{DialId, PortId, RelayId, Stats};
+use vmlan_testkit::packet::{self, ACK, Packet, SYN};
 use vmlan_testkit::{Ending, LinkOptions, Pattern, Remote, SimFrame, World, memory};
 
 use crate::script::Script;
@@ -32,6 +32,9 @@ const MAX_WAITING: u64 = 20_000;
 const MTUS: [u16; 4] = [576, 1500, 9000, 65_520];
 const MAX_FLOWS: usize = 200;
 
+/// Clients of one run: somebody else bounds them.
+const MAX_DIALS: usize = 200;
+
 /// The state of one run.
 struct Run {
     world: World,
@@ -42,6 +45,11 @@ struct Run {
     /// Frames still to be gathered into the batch.
     gather: u8,
     last: Vec<u8>,
+    /// Clients of the host's that are being carried to guests, and how many there have been.
+    dials: Vec<DialId>,
+    dialed: usize,
+    /// The port from which the gateway has called a guest last.
+    caller: u16,
 }
 
 pub fn run(data: &[u8]) {
@@ -93,7 +101,18 @@ impl Run {
             world.add_port(LinkOptions::plain(mtu).queue(if setup & 32 == 0 { 512 } else { 3 }));
         let b = world.add_port(LinkOptions::offload(mtu));
         let (conns, batch, last) = (HashMap::new(), Vec::new(), Vec::new());
-        Self { world, ports: [Some(a), Some(b)], conns, batch, gather: 0, last }
+        let ports = [Some(a), Some(b)];
+        Self {
+            world,
+            ports,
+            conns,
+            batch,
+            gather: 0,
+            last,
+            dials: Vec::new(),
+            dialed: 0,
+            caller: 0,
+        }
     }
 
     fn step(&mut self, script: &mut Script<'_>) {
@@ -136,6 +155,7 @@ impl Run {
                 self.world.host.datagram_to_all(remote(at as u8, 1), &[7; 40]);
                 return;
             }
+            25 => return self.tunnel(script),
             _ => return self.pass(script),
         };
         self.last.clone_from(&frame.data);
@@ -177,6 +197,9 @@ impl Run {
                         state.0 = seg.ack;
                     }
                     state.1 = seg.next_seq();
+                    if seg.has(SYN) && !seg.has(ACK) {
+                        self.caller = seg.src.port();
+                    }
                 }
             }
         }
@@ -238,5 +261,45 @@ impl Run {
             _ => self.world.host.dial(&listen(), Some(from), Remote::echo().then(Ending::Fin)),
         }
         self.world.run_for(Duration::ZERO);
+    }
+
+    /// A client of the host's is carried to a guest, or given up, or sends a datagram.
+    fn tunnel(&mut self, script: &mut Script<'_>) {
+        let (how, port) = (script.u8(), u16::from(script.u8() & 15) + 4000);
+        let guest = SocketAddr::new([192, 168, 5, 15 + (how >> 6)].into(), port);
+        let some = self.dials.len().checked_sub(1).map(|last| usize::from(how >> 3).min(last));
+        match (how & 7, some) {
+            (0 | 1, _) if self.dialed < MAX_DIALS => {
+                self.dialed += 1;
+                let dial = self.world.io(|engine, io| engine.dial(guest, io));
+                self.dials.extend(dial);
+            }
+            (2, Some(one)) => {
+                let dial = self.dials.swap_remove(one);
+                self.world.io(|engine, io| engine.hang_up(dial, io));
+            }
+            // Whether it is answered or not: nothing may come of what nobody should do.
+            (3, Some(one)) => {
+                let dial = self.dials.swap_remove(one);
+                self.world.attach(dial, Remote::echo(), script.sized());
+            }
+            (4, _) => self.world.engine.end_relay(RelayId(u32::from(how >> 5))),
+            _ => {
+                let (relay, data) = (RelayId(u32::from(how >> 5)), script.sized());
+                // No guest's address, or no room.
+                let _ = self.world.io(|engine, io| engine.relay(relay, port, guest, data, io));
+            }
+        }
+        self.world.run_for(Duration::ZERO);
+        while let Some((dial, outcome)) = self.world.engine.next_dialed() {
+            let wanted = self.dials.iter().position(|known| *known == dial);
+            let wanted = wanted.map(|at| self.dials.swap_remove(at));
+            if let (Some(dial), Ok(())) = (wanted, outcome) {
+                self.world.attach(dial, Remote::echo().then(Ending::Fin), b"early");
+            }
+        }
+        if how & 1 == 0 {
+            while self.world.engine.next_relayed().is_some() {}
+        }
     }
 }

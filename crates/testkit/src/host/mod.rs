@@ -189,10 +189,11 @@ impl SimHost {
 
 /// Streams that the engine is handed.
 impl SimHost {
-    /// A stream of the engine's owner, connected already, that goes on under `token`.
-    pub fn adopt(&mut self, token: Token, remote: Remote) -> SockId {
-        let id = self.new_sock().expect("a socket is free");
-        self.established(id, token, remote)
+    /// A stream of the engine's owner, connected already, that goes on under `token`. `None` when
+    /// no more sockets may be open.
+    pub fn adopt(&mut self, token: Token, remote: Remote) -> Option<SockId> {
+        let id = self.new_sock().ok()?;
+        Some(self.established(id, token, remote))
     }
 
     fn established(&mut self, id: u32, token: Token, remote: Remote) -> SockId {
