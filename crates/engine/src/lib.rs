@@ -13,6 +13,7 @@
 //! Nothing reachable from a frame panics, blocks, or grows without bound.
 #![forbid(unsafe_code)]
 
+mod between;
 pub mod config;
 mod flow;
 mod forward;
@@ -37,6 +38,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol};
 use vmlan_wire::{Frame, FrameBatch, Mac, OutFrame};
 
+pub use between::{PATIENCE, Waiting};
 pub use config::Config;
 pub use flow::tcp::DialId;
 pub use flow::udp::{RelayId, Relayed};
@@ -47,6 +49,7 @@ pub use stats::{Drop, Stats};
 pub use switch::PortCaps;
 pub use time::Instant;
 
+use between::{Run, Way};
 use flow::{Flows, Origin};
 use forward::Forwards;
 use fragment::Reassembler;
@@ -131,27 +134,68 @@ impl Engine {
 
     /// Frames from the guest at `port`.
     pub fn handle_frames(&mut self, port: PortId, batch: &FrameBatch, io: &mut Io<'_>) {
-        self.net.stats.frames_in += batch.len() as u64;
-        self.net.stats.bytes_in += batch.bytes();
-        for index in 0..batch.len() {
-            let Some(frame) = batch.get(index) else { break };
+        self.handle_frames_from(port, batch, 0, false, io);
+    }
+
+    /// The frames of a batch from this one on. With `may_wait`, they may end before the batch does:
+    /// at a frame for another guest whose link has no room. Its sender should then not be read, and
+    /// this called again, when that guest's port has become writable, or when [`PATIENCE`] is over
+    /// and the port has been [given up](Engine::give_up).
+    pub fn handle_frames_from(
+        &mut self,
+        port: PortId,
+        batch: &FrameBatch,
+        from: usize,
+        may_wait: bool,
+        io: &mut Io<'_>,
+    ) -> Option<Waiting> {
+        if from == 0 {
+            self.net.stats.frames_in += batch.len() as u64;
+            self.net.stats.bytes_in += batch.bytes();
+        }
+        let (mut index, mut waiting) = (from, None);
+        while let Some(frame) = batch.get(index) {
             // What continues the flow of the frame before needs no second look.
             if self.flows.udp.take_next(&mut self.net, io, port, batch, index)
                 || self.flows.tcp.take_next(&mut self.net, io, port, batch, index)
             {
+                self.net.switch.sent_elsewhere(port, io.now);
+                index += 1;
                 continue;
             }
-            if let Err(reason) = self.frame(port, &frame, Place { batch, index: Some(index) }, io) {
-                self.net.stats.drop(reason);
+            match self.frame(port, &frame, Place { batch, index: Some(index) }, io) {
+                Ok(None) => index += 1,
+                Ok(Some(way)) => {
+                    let run = Run { from: port, batch, index, may_wait };
+                    let done = between::pass_on(&mut self.net, io, &way, run);
+                    index += done;
+                    if done == 0 {
+                        waiting = Some(Waiting { next: index, on: way.to });
+                        break;
+                    }
+                    continue;
+                }
+                Err(reason) => {
+                    self.net.stats.drop(reason);
+                    index += 1;
+                }
             }
+            self.net.switch.sent_elsewhere(port, io.now);
         }
         self.flows.tcp.end_of_batch(&mut self.net, io, batch);
         self.flows.udp.end_of_batch(&mut self.net, io, batch);
         self.tell_learned(io);
+        waiting
+    }
+
+    /// The guest at `port` has not made room in time: what is for it is dropped until it does.
+    pub fn give_up(&mut self, port: PortId) {
+        self.net.switch.set_stuck(port, true);
     }
 
     /// The link of `port` has room again.
     pub fn handle_port_writable(&mut self, port: PortId, io: &mut Io<'_>) {
+        self.net.switch.set_stuck(port, false);
         self.flows.tcp.port_writable(&mut self.net, io, port);
         self.flows.udp.port_writable(&self.net, port);
     }
@@ -265,14 +309,14 @@ impl Engine {
         self.flows.shutdown(&mut self.net, io);
     }
 
-    /// One frame: to another guest, to us, or both.
+    /// One frame: to another guest, which is left to the caller, to us, or to everybody.
     fn frame(
         &mut self,
         port: PortId,
         frame: &Frame<'_>,
         place: Place<'_>,
         io: &mut Io<'_>,
-    ) -> Result<(), Drop> {
+    ) -> Result<Option<Way>, Drop> {
         let eth = EthernetFrame::new_checked(frame.data).map_err(|_| Drop::Malformed)?;
         let (src, dst) = (eth.src_addr(), eth.dst_addr());
         if !src.is_unicast() || src == self.net.config.gateway_mac {
@@ -289,30 +333,28 @@ impl Engine {
             }
         }
         if dst == self.net.config.gateway_mac {
-            return self.local(port, &eth, frame, place, io);
+            return self.local(port, &eth, frame, place, io).map(|()| None);
         }
         let claims = gateway::guard::check(&self.net.config, &eth)?;
         if !self.may_claim(claims, src, port, io.now) {
             // A DHCP client may still have an address from elsewhere, and `local` knows it.
             let for_us = !dst.is_unicast() && eth.ethertype() == EthernetProtocol::Ipv4;
             return if for_us {
-                self.local(port, &eth, frame, place, io)
+                self.local(port, &eth, frame, place, io).map(|()| None)
             } else {
                 Err(Drop::Source)
             };
         }
-        let out = OutFrame::from(*frame);
         if dst.is_unicast()
             && let Some(to) = self.net.switch.port_of(dst)
         {
-            if to == port {
-                return Ok(());
-            }
-            let taken = self.net.switch.transmit(io.links, to, &[out], &mut self.net.stats);
-            return if taken == 1 { Ok(()) } else { Err(Drop::LinkFull) };
+            return Ok((to != port).then(|| Way::new(frame, claims, to)));
         }
-        self.net.switch.flood(io.links, Some(port), out, &mut self.net.stats);
-        if dst.is_unicast() { Ok(()) } else { self.local(port, &eth, frame, place, io) }
+        self.net.switch.flood(io.links, Some(port), OutFrame::from(*frame), &mut self.net.stats);
+        if !dst.is_unicast() {
+            self.local(port, &eth, frame, place, io)?;
+        }
+        Ok(None)
     }
 
     /// Whether a guest may say to others that these addresses are its own.

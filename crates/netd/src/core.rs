@@ -12,7 +12,7 @@ use mio::event::Event;
 use vmlan_api::{ForwardError, check_forward};
 use vmlan_dns::Answers;
 use vmlan_engine::{
-    DialId, Engine, Failure, Forward, ForwardId, Instant, Io, PortId, RelayId, Token,
+    DialId, Engine, Failure, Forward, ForwardId, Instant, Io, PortId, RelayId, Token, Waiting,
 };
 use vmlan_host::Sockets;
 use vmlan_link::{Link, PeerId};
@@ -20,6 +20,7 @@ use vmlan_wire::{FrameBatch, Mac};
 
 use crate::DaemonError;
 use crate::clock::Clock;
+use crate::paused::{Pause, Paused};
 use crate::ports::{LinkId, Ports, Turn};
 use crate::pulse::Pulse;
 
@@ -52,6 +53,8 @@ pub(crate) struct Core {
     pub(crate) guests: Vec<GuestInfo>,
     /// Links of guests that are gone, and until when what they have sent is still read.
     leaving: Vec<(LinkId, Instant)>,
+    /// Guests that are not read until those that they send to have room.
+    paused: Paused,
     /// Answers to questions of tunnels' clients, by the number that was asked with.
     pub(crate) resolved: Vec<(u64, Vec<u8>)>,
     /// Somebody wants the network to be there without a guest.
@@ -111,6 +114,7 @@ impl Core {
             writable: Vec::new(),
             guests: Vec::new(),
             leaving: Vec::new(),
+            paused: Paused::default(),
             resolved: Vec::new(),
             held: false,
             labels: HashMap::new(),
@@ -271,13 +275,15 @@ impl Core {
             return Some(Instant::ZERO);
         }
         let links = self.ports.next_timeout().map(|at| self.clock.at(at));
-        let times = [self.engine.next_timeout(), self.sockets.next_timeout(), links];
+        let paused = self.paused.next_timeout();
+        let times = [self.engine.next_timeout(), self.sockets.next_timeout(), links, paused];
         times.into_iter().flatten().min()
     }
 
     /// Whether everything that guests have sent so far has been passed on.
     pub(crate) fn is_settled(&self) -> bool {
-        self.ports.ready_len() == 0 && !self.ports.is_dirty() && !self.engine.is_sending()
+        let read = self.ports.ready_len() == 0 && self.paused.is_empty();
+        read && !self.ports.is_dirty() && !self.engine.is_sending()
     }
 
     /// Resets every flow and tells the guests.
@@ -302,7 +308,7 @@ impl Core {
                 }
             };
             if let Some(port) = port {
-                self.handle_frames(port);
+                self.handle_batch(index, port);
             }
             for port in self.ports.take_gone(index) {
                 let (engine, mut io) = engine!(self);
@@ -311,8 +317,44 @@ impl Core {
         }
     }
 
+    /// Hands over what was read from a link. Its guest is paused while others have no room for it.
+    fn handle_batch(&mut self, index: u32, port: PortId) {
+        let Some(link) = self.ports.id(index) else { return };
+        let mut batch = std::mem::take(&mut self.batch);
+        if let Some(waiting) = self.handle_frames(port, &batch, 0, true) {
+            self.paused.add((link, port), waiting, &mut batch, self.now);
+            self.ports.pause(index, true);
+        }
+        self.batch = batch;
+    }
+
+    /// A guest that was paused goes on, if it can.
+    fn resume(&mut self, pause: Pause, may_wait: bool) {
+        let Pause { link, port, mut batch, waiting, .. } = pause;
+        match self.handle_frames(port, &batch, waiting.next, may_wait) {
+            Some(waiting) => self.paused.add((link, port), waiting, &mut batch, self.now),
+            None if self.ports.id(link.index) == Some(link) => self.ports.pause(link.index, false),
+            None => {}
+        }
+        self.paused.give_back(batch);
+    }
+
+    /// Guests whose patience is over go on: what those that they waited for do not take is lost.
+    fn lose_patience(&mut self) {
+        while let Some(pause) = self.paused.take_due(self.now) {
+            self.engine.give_up(pause.waiting.on);
+            self.resume(pause, true);
+        }
+    }
+
     /// What the engine counts meanwhile is the port's.
-    fn handle_frames(&mut self, port: PortId) {
+    fn handle_frames(
+        &mut self,
+        port: PortId,
+        batch: &FrameBatch,
+        from: usize,
+        may_wait: bool,
+    ) -> Option<Waiting> {
         let count = |engine: &Engine| {
             let stats = engine.stats();
             (stats.frames_in, stats.bytes_in, *stats.all_dropped())
@@ -320,9 +362,9 @@ impl Core {
         self.ports.capture(port, &self.batch);
         let (frames, bytes, dropped) = count(&self.engine);
         let (engine, mut io) = engine!(self);
-        engine.handle_frames(port, &self.batch, &mut io);
+        let waiting = engine.handle_frames_from(port, batch, from, may_wait, &mut io);
         let after = count(&self.engine);
-        let Some(traffic) = self.ports.traffic_mut(port) else { return };
+        let Some(traffic) = self.ports.traffic_mut(port) else { return waiting };
         traffic.from_guest.0 += after.0 - frames;
         traffic.from_guest.1 += after.1 - bytes;
         if after.2 != dropped {
@@ -331,6 +373,7 @@ impl Core {
                 *sum += now - before;
             }
         }
+        waiting
     }
 
     fn dns(&mut self) {
@@ -364,6 +407,7 @@ impl Core {
             let (engine, mut io) = engine!(self);
             engine.handle_timeout(&mut io);
         }
+        self.lose_patience();
         if self.ports.next_timeout().is_some() {
             self.ports.handle_timeout(SystemInstant::now());
         }
@@ -379,6 +423,9 @@ impl Core {
             for port in writable.drain(..) {
                 let (engine, mut io) = engine!(self);
                 engine.handle_port_writable(port, &mut io);
+                while let Some(pause) = self.paused.take_on(port) {
+                    self.resume(pause, true);
+                }
             }
             self.writable = writable;
         }
@@ -405,6 +452,9 @@ impl Core {
     }
 
     fn close_link(&mut self, index: u32) {
+        if let Some(pause) = self.ports.id(index).and_then(|link| self.paused.take_of(link)) {
+            self.resume(pause, false);
+        }
         for port in self.ports.remove(index) {
             let (engine, mut io) = engine!(self);
             engine.remove_port(port, &mut io);

@@ -18,15 +18,17 @@ mod imp {
         Ok(epoll::add(epoll_fd(registry), fd, data(token), EventFlags::IN)?)
     }
 
-    /// Whether to be told of room for writing, too.
-    pub(crate) fn poll_write(
+    /// Whether to be told of something to read, and of room for writing.
+    pub(crate) fn change(
         registry: &Registry,
         fd: BorrowedFd<'_>,
         token: Token,
-        on: bool,
+        read: bool,
+        write: bool,
     ) -> io::Result<()> {
-        let write = if on { EventFlags::OUT } else { EventFlags::empty() };
-        Ok(epoll::modify(epoll_fd(registry), fd, data(token), EventFlags::IN | write)?)
+        let flag = |on, flag| if on { flag } else { EventFlags::empty() };
+        let flags = flag(read, EventFlags::IN) | flag(write, EventFlags::OUT);
+        Ok(epoll::modify(epoll_fd(registry), fd, data(token), flags)?)
     }
 
     fn epoll_fd(registry: &Registry) -> BorrowedFd<'_> {
@@ -50,9 +52,15 @@ mod imp {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    pub(crate) fn poll_write(_: &Registry, _: BorrowedFd<'_>, _: Token, _: bool) -> io::Result<()> {
+    pub(crate) fn change(
+        _: &Registry,
+        _: BorrowedFd<'_>,
+        _: Token,
+        _: bool,
+        _: bool,
+    ) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }
 
-pub(crate) use imp::{poll_write, register};
+pub(crate) use imp::{change, register};

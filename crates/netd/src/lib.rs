@@ -23,6 +23,7 @@ pub mod managed;
 #[cfg(target_os = "linux")]
 mod netns;
 mod network;
+mod paused;
 mod peer;
 mod pidfile;
 mod ports;

@@ -56,6 +56,8 @@ struct Entry {
     level: bool,
     guests: Vec<Option<Guest>>,
     ready: bool,
+    /// Not to be read for a while.
+    paused: bool,
     dirty: bool,
     /// The peer has hung up: read until the link says that it has ended.
     hung_up: bool,
@@ -139,9 +141,9 @@ impl Ports {
         self.links.get(index as usize).map(|entry| LinkId { index, serial: entry.serial })
     }
 
-    /// Whether a link is on the list of those to be read.
+    /// Whether a link is on the list of those to be read, or will be.
     pub(crate) fn is_ready(&self, index: u32) -> bool {
-        self.links.get(index as usize).is_some_and(|entry| entry.ready)
+        self.links.get(index as usize).is_some_and(|entry| entry.ready || entry.paused)
     }
 
     /// Takes a link over and returns its number.
@@ -163,6 +165,7 @@ impl Ports {
             level,
             guests: Vec::new(),
             ready: false,
+            paused: false,
             dirty: false,
             hung_up: false,
             blocked: false,
@@ -386,6 +389,7 @@ impl Ports {
 
     pub(crate) fn set_ready(&mut self, index: u32) {
         if let Some(entry) = self.links.get_mut(index as usize)
+            && !entry.paused
             && !std::mem::replace(&mut entry.ready, true)
         {
             self.ready.push_back(index);
@@ -400,22 +404,39 @@ impl Ports {
         }
     }
 
+    /// Stops reading a link, or goes on.
+    pub(crate) fn pause(&mut self, index: u32, on: bool) {
+        let Some(entry) = self.links.get_mut(index as usize) else { return };
+        entry.paused = on;
+        if on {
+            entry.ready = false;
+        }
+        if entry.level {
+            // It would be told again and again of what is not read.
+            let fd = entry.link.as_fd();
+            let token = Owner::Link(index).token();
+            let _ = crate::level::change(&self.registry, fd, token, !on, entry.polls_write);
+        }
+        if !on {
+            self.set_ready(index);
+        }
+    }
+
     fn poll_write(&mut self, index: u32, on: bool) {
         let Some(entry) = self.links.get_mut(index as usize) else { return };
         if entry.polls_write == on {
             return;
         }
-        let interest =
-            if on { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-        let fd = entry.link.as_fd().as_raw_fd();
         let token = Owner::Link(index).token();
-        if entry.level {
-            if crate::level::poll_write(&self.registry, entry.link.as_fd(), token, on).is_ok() {
-                entry.polls_write = on;
-            }
-            return;
-        }
-        if self.registry.reregister(&mut SourceFd(&fd), token, interest).is_ok() {
+        let asked = if entry.level {
+            crate::level::change(&self.registry, entry.link.as_fd(), token, !entry.paused, on)
+        } else {
+            let interest =
+                if on { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+            let fd = entry.link.as_fd().as_raw_fd();
+            self.registry.reregister(&mut SourceFd(&fd), token, interest)
+        };
+        if asked.is_ok() {
             entry.polls_write = on;
         }
     }

@@ -1,15 +1,20 @@
 //! Guests of one network reach each other without the host's sockets between them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use vmlan_e2e::netns::SOON;
 use vmlan_e2e::process::eventually;
 use vmlan_e2e::server::{echo_udp, exchange, serve_one};
-use vmlan_e2e::world::GUEST;
-use vmlan_e2e::{Netns, World};
+use vmlan_e2e::world::{GUEST, OUTSIDE};
+use vmlan_e2e::{Netns, World, frames};
 
 /// The second guest's address.
-const SECOND: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 5, 16));
+const SECOND: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 5, 16));
 
 /// A world with a second guest.
 #[track_caller]
@@ -70,4 +75,41 @@ fn a_guest_that_leaves_is_out_of_reach_and_nobody_else_is() {
         (!output.status.success()).then_some(())
     });
     world.guest.run("ping -n -c 1 -W 5 192.168.5.2");
+}
+
+/// Neither a guest's traffic to others nor that of others waits for a guest that never reads.
+#[test]
+fn a_guest_that_does_not_read_holds_up_nobody() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("qemu.sock");
+    let world = World::with(&["--mtu", "1500", "--listen-qemu", &path.display().to_string()]);
+    let card = [2, 0, 0, 0, 0, 9];
+    let deaf = Ipv4Addr::new(192, 168, 5, 99);
+    let mut link = UnixStream::connect(&path).expect("the daemon listens");
+    let here = frames::arp(1, frames::BROADCAST, card, deaf, deaf);
+    let length = u32::try_from(here.len()).expect("a short frame").to_be_bytes();
+    link.write_all(&[&length[..], &here].concat()).expect("a frame can be sent");
+    world.guest.ip(&format!("neighbour replace {deaf} lladdr 02:00:00:00:00:09 dev tap0"));
+
+    let flood = world.guest.udp((GUEST, 0));
+    let over = Arc::new(AtomicBool::new(false));
+    let flooding = thread::spawn({
+        let over = Arc::clone(&over);
+        move || {
+            let mut sent = 0_u64;
+            while !over.load(Ordering::Relaxed) {
+                sent += u64::from(flood.send_to(&[7; 1400], (deaf, 9)).is_ok());
+            }
+            sent
+        }
+    });
+    eventually("the deaf guest's link to be full", SOON, || {
+        (world.netd.dropped("link-full") > 1000).then_some(())
+    });
+    world.guest.run("ping -n -c 20 -i 0.02 -W 1 192.168.5.2");
+    let server = serve_one(world.outside.listen((OUTSIDE, 80)), |stream| stream);
+    let client = world.guest.connect((OUTSIDE, 80)).expect("a server listens there");
+    exchange(client, server.join().expect("a connection"), 8 << 20);
+    over.store(true, Ordering::Relaxed);
+    assert!(flooding.join().expect("a count") > 1000);
 }

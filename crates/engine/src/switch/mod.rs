@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use vmlan_wire::{Mac, OutFrame};
 
+use crate::between::DEVOTED;
 use crate::io::{Links, PortId};
 use crate::stats::{Drop, Stats};
 use crate::time::Instant;
@@ -35,9 +36,19 @@ pub struct PortCaps {
     pub mtu: u16,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Port {
+    caps: PortCaps,
+    /// The guest that this port's sends to, and when it last sent anything elsewhere.
+    to: Option<PortId>,
+    elsewhere: Instant,
+    /// It has no room and does not make any.
+    stuck: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct Switch {
-    ports: Vec<Option<PortCaps>>,
+    ports: Vec<Option<Port>>,
     fdb: Fdb,
     scratch: egress::Scratch,
 }
@@ -57,7 +68,8 @@ impl Switch {
         if free == self.ports.len() {
             self.ports.push(None);
         }
-        *self.ports.get_mut(free)? = Some(caps);
+        let port = Port { caps, to: None, elsewhere: Instant::ZERO, stuck: false };
+        *self.ports.get_mut(free)? = Some(port);
         Some(id)
     }
 
@@ -70,7 +82,41 @@ impl Switch {
     }
 
     pub(crate) fn caps(&self, port: PortId) -> Option<PortCaps> {
-        self.ports.get(usize::from(port.0)).copied().flatten()
+        self.port(port).map(|p| p.caps)
+    }
+
+    /// Notes that a port's guest sends to another; true if it has not sent elsewhere for a while.
+    pub(crate) fn sent_to(&mut self, from: PortId, to: PortId, now: Instant) -> bool {
+        let Some(port) = self.port_mut(from) else { return false };
+        if port.to != Some(to) {
+            (port.to, port.elsewhere) = (Some(to), now);
+        }
+        now.since(port.elsewhere) >= DEVOTED
+    }
+
+    /// Notes that a port's guest sends to the gateway or to everybody.
+    pub(crate) fn sent_elsewhere(&mut self, from: PortId, now: Instant) {
+        if let Some(port) = self.port_mut(from) {
+            port.elsewhere = now;
+        }
+    }
+
+    pub(crate) fn is_stuck(&self, port: PortId) -> bool {
+        self.port(port).is_some_and(|p| p.stuck)
+    }
+
+    pub(crate) fn set_stuck(&mut self, port: PortId, stuck: bool) {
+        if let Some(port) = self.port_mut(port) {
+            port.stuck = stuck;
+        }
+    }
+
+    fn port(&self, port: PortId) -> Option<&Port> {
+        self.ports.get(usize::from(port.0))?.as_ref()
+    }
+
+    fn port_mut(&mut self, port: PortId) -> Option<&mut Port> {
+        self.ports.get_mut(usize::from(port.0))?.as_mut()
     }
 
     pub(crate) fn ports(&self) -> impl Iterator<Item = PortId> {
