@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use vmlan_config::raw::{At, Entries, RawHostResolver, RawInstance};
 use vmlan_dns::{Ipv6, Names, Options, Source, Target};
 
 use crate::Failure;
@@ -75,6 +76,36 @@ impl FromStr for Nameserver {
 }
 
 impl NameArgs {
+    /// What a `lima.yaml` would say in place of the flags.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is no such guest"))]
+    pub(crate) fn instance(&self) -> Result<RawInstance, Failure> {
+        const PORT: u16 = 53;
+        self.options()?;
+        if let Some(other) = self.dns.iter().find(|server| server.0.port() != PORT) {
+            let text = format!("--dns {}: the guest's own files name no port but {PORT}", other.0);
+            return Err(Failure::Usage(text));
+        }
+        let target = |target: &Target| match target {
+            Target::Address(address) => address.to_string(),
+            Target::Alias(name) => name.clone(),
+        };
+        let hosts = self.dns_host.iter();
+        let hosts = hosts.map(|h| (At::nowhere(h.name.clone()), At::nowhere(target(&h.target))));
+        let dns = self.dns.iter().map(|server| At::nowhere(server.0.ip().to_string()));
+        let host_resolver = RawHostResolver {
+            enabled: (!self.dns.is_empty()).then(|| At::nowhere(false)),
+            ipv6: match self.dns_ipv6 {
+                When::Auto => None,
+                When::True => Some(At::nowhere(true)),
+                When::False => Some(At::nowhere(false)),
+            },
+            hosts: Some(Entries(hosts.collect())),
+            ..RawHostResolver::default()
+        };
+        let host_resolver = Some(host_resolver);
+        Ok(RawInstance { host_resolver, dns: Some(dns.collect()), ..RawInstance::default() })
+    }
+
     pub(crate) fn options(&self) -> Result<Options, Failure> {
         let mut names = Names::default();
         for host in &self.dns_host {

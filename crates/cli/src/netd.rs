@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
+use vmlan_config::Reservation;
 use vmlan_engine::config::{HostLoopback, Ipv4Net};
 use vmlan_engine::{Config, Forward};
 use vmlan_link::Link;
@@ -94,6 +95,10 @@ pub(crate) struct Args {
     /// Make every link a bad one: loss=PERCENT, reorder=, duplicate=, corrupt=, delay=MILLISECONDS.
     #[arg(long, value_name = "FAULTS", hide = true)]
     fault: Option<Faults>,
+
+    /// Keep an address or a name for a guest: mac=MAC,ip=IP, name=NAME,ip=IP or mac=MAC,name=NAME.
+    #[arg(long, value_name = "RESERVATION")]
+    reserve: Vec<Reservation>,
 
     /// Keep the guests' leases in FILE, so that they outlive the daemon.
     #[arg(long, value_name = "FILE")]
@@ -185,6 +190,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
 fn build(daemon: &mut Daemon, args: &Args, links: Vec<Box<dyn Link>>) -> Result<(), Failure> {
     let flag = |flag: &'static str| move |e: DaemonError| Failure::Failed(format!("{flag} {e}"));
     daemon.stop_on_signals().map_err(flag("signals:"))?;
+    daemon.reserve(args.reserve.clone());
     if let Some(path) = &args.leases {
         daemon.keep_leases(path).map_err(flag("--leases"))?;
     }

@@ -87,10 +87,9 @@ fn join(mut entries: Vec<At<RawEntry>>, entry: At<RawEntry>) -> Vec<At<RawEntry>
 
 fn merge_resolvers(under: RawHostResolver, over: RawHostResolver) -> RawHostResolver {
     let mut hosts = under.hosts.unwrap_or_default().0;
-    for (name, target) in over.hosts.unwrap_or_default().0 {
-        hosts.retain(|(known, _)| !known.value.eq_ignore_ascii_case(&name.value));
-        hosts.push((name, target));
-    }
+    let new = over.hosts.unwrap_or_default().0;
+    hosts.retain(|(known, _)| !new.iter().any(|(n, _)| n.value.eq_ignore_ascii_case(&known.value)));
+    hosts.extend(new);
     RawHostResolver {
         enabled: over.enabled.or(under.enabled),
         ipv6: over.ipv6.or(under.ipv6),

@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::identifier;
 use crate::platform::Platform;
 use crate::raw::{At, RawNetwork, RawNetworks, RawPaths};
+use crate::reservation::{self, Reservation};
 use crate::source::{Diagnostic, Report, Source, Span, printable};
 use crate::subnet::{self, Subnet, SubnetError};
 use crate::yaml;
@@ -82,6 +83,8 @@ pub struct Network {
     pub name: String,
     pub mode: Mode,
     pub link: Link,
+    /// What is kept for guests.
+    pub reservations: Vec<Reservation>,
     /// Where `networks.yaml` names it; `None` for the built-in network.
     pub span: Option<Span>,
 }
@@ -135,7 +138,7 @@ impl Network {
                 Link::Subnet(subnet.map_err(|e| e.to_string())?)
             }
         };
-        Ok(Self { name: name.into(), mode, link, span: None })
+        Ok(Self { name: name.into(), mode, link, reservations: Vec::new(), span: None })
     }
 }
 
@@ -248,7 +251,25 @@ impl Resolve {
                 Link::Subnet(self.subnet(name, mode, raw)?)
             }
         };
-        Some(Network { name: name.value.clone(), mode, link, span: name.span })
+        let reservations = self.reservations(raw, mode, &link);
+        Some(Network { name: name.value.clone(), mode, link, reservations, span: name.span })
+    }
+
+    fn reservations(&mut self, raw: &RawNetwork, mode: Mode, link: &Link) -> Vec<Reservation> {
+        let list = raw.reservations.as_deref().unwrap_or_default();
+        match link {
+            Link::Subnet(subnet) if mode == Mode::UserV2 => {
+                reservation::resolve(list, subnet, &mut self.found)
+            }
+            _ => {
+                if let Some(first) = list.first() {
+                    let message = format!("`reservations` means nothing in mode {mode}");
+                    let help = "only a network of mode user-v2 has them";
+                    self.found.push(Diagnostic::warning(message, first.span).help(help));
+                }
+                Vec::new()
+            }
+        }
     }
 
     fn bridged(&mut self, name: &At<String>, raw: &RawNetwork) -> Option<Link> {
@@ -373,7 +394,13 @@ fn add_built_in(networks: &mut BTreeMap<String, Network>) {
         return;
     }
     let link = Link::Subnet(subnet);
-    let network = Network { name: BUILT_IN.into(), mode: Mode::UserV2, link, span: None };
+    let network = Network {
+        name: BUILT_IN.into(),
+        mode: Mode::UserV2,
+        link,
+        reservations: Vec::new(),
+        span: None,
+    };
     networks.insert(BUILT_IN.into(), network);
 }
 

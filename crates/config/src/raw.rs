@@ -49,6 +49,23 @@ raw! {
         /// The netmask, 255.255.255.0 by default.
         #[schemars(extend("format" = "ipv4"))]
         "netmask" => netmask: At<String>,
+        /// Addresses and names that are kept for guests, in mode user-v2. vmlan's own: Lima takes no
+        /// notice of it.
+        "reservations" => reservations: Vec<At<RawReservation>>,
+    }
+}
+
+raw! {
+    /// An address that is kept for a guest, which is known by its MAC address or by its name.
+    #[schemars(rename = "Reservation")]
+    pub struct RawReservation {
+        /// The guest's MAC address.
+        "mac" => mac: At<String>,
+        /// The guest's name; with `mac`, the name that is given to it.
+        "name" => name: At<String>,
+        /// The IPv4 address. With `mac` and `name` it may be left out.
+        #[schemars(extend("format" = "ipv4"))]
+        "ip" => ip: At<String>,
     }
 }
 

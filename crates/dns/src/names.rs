@@ -72,6 +72,12 @@ impl Names {
         Ok(())
     }
 
+    /// Whether a name is the network's own, there or not.
+    pub fn has(&self, name: &str) -> bool {
+        let name = name::from_text(name);
+        name.is_ok_and(|name| self.find(Hashed::new(&name)) != Found::Elsewhere(Alias::new()))
+    }
+
     /// Takes a name away, with all it stood for.
     pub fn remove(&mut self, name: &str) {
         if let Ok(name) = name::from_text(name) {

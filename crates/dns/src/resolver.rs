@@ -116,6 +116,14 @@ impl Resolver {
         &mut self.core.names
     }
 
+    /// Whether outside names have IPv6 addresses for a guest; `None` as for all.
+    pub fn set_ipv6_of(&mut self, guest: u32, ipv6: Option<bool>) {
+        match ipv6 {
+            Some(ipv6) => self.core.ipv6_of.insert(guest, ipv6),
+            None => self.core.ipv6_of.remove(&guest),
+        };
+    }
+
     /// The machine's search domains.
     pub fn search(&self) -> &[String] {
         self.core.servers.search()

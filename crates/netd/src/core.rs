@@ -10,6 +10,7 @@ use std::time::{Duration, Instant as SystemInstant};
 
 use mio::event::Event;
 use vmlan_api::{ForwardError, check_forward};
+use vmlan_config::Reservation;
 use vmlan_dns::Answers;
 use vmlan_engine::{
     DialId, Engine, Failure, Forward, ForwardId, Instant, Io, PortId, RelayId, Token, Waiting,
@@ -59,6 +60,7 @@ pub(crate) struct Core {
     pub(crate) resolved: Vec<(u64, Vec<u8>)>,
     /// Somebody wants the network to be there without a guest.
     pub(crate) held: bool,
+    reservations: Vec<Reservation>,
     /// What clients of the control API said of the forwards that they opened.
     pub(crate) labels: HashMap<ForwardId, Label>,
     pub(crate) pulse: Pulse,
@@ -117,6 +119,7 @@ impl Core {
             paused: Paused::default(),
             resolved: Vec::new(),
             held: false,
+            reservations: Vec::new(),
             labels: HashMap::new(),
             pulse: Pulse::new(clock.now()),
         }
@@ -154,6 +157,40 @@ impl Core {
         wanted: Option<(Ipv4Addr, Ipv6Addr)>,
     ) -> Option<(Ipv4Addr, Ipv6Addr)> {
         self.engine.assign(mac, port, wanted, self.now)
+    }
+
+    /// Keeps addresses and names for guests.
+    pub(crate) fn reserve(&mut self, reservations: Vec<Reservation>) {
+        for (reservation, n) in reservations.iter().zip(0u16..) {
+            // A guest that is known by its name only gets it as it comes. Until then it is a
+            // group's, which no guest can be.
+            let [a, b] = n.to_be_bytes();
+            let mac = reservation.mac.unwrap_or(Mac([3, 0, 0, 0, a, b]));
+            if let Some(ip) = reservation.ip {
+                self.engine.reserve(mac, ip);
+            }
+        }
+        self.reservations = reservations;
+    }
+
+    /// Makes what is kept for a guest by its name a matter of its MAC address. An error says whose
+    /// the name is.
+    pub(crate) fn reserve_for(&mut self, mac: Mac, name: Option<&str>) -> Result<(), String> {
+        let host = |name: &str| vmlan_config::host_name(name).map(|n| n.to_ascii_lowercase()).ok();
+        let Some(name) = name.and_then(host) else { return Ok(()) };
+        let mut all = self.reservations.iter();
+        let found = all.find(|r| r.name.as_deref().and_then(host).as_ref() == Some(&name));
+        match found {
+            Some(Reservation { mac: Some(owner), .. }) if *owner != mac => {
+                let owner = vmlan_config::show_mac(*owner);
+                Err(format!("the name {name} is reserved for {owner}"))
+            }
+            Some(Reservation { mac: None, ip: Some(ip), .. }) => {
+                self.engine.reserve(mac, *ip);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Frees a guest's addresses.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant as SystemInstant};
 use mio::event::Event;
 use mio::{Events, Poll};
 use vmlan_api::Response;
+use vmlan_config::Reservation;
 use vmlan_engine::{Config, Engine, Forward, ForwardId, Instant};
 use vmlan_host::Sockets;
 use vmlan_link::Link;
@@ -150,6 +151,11 @@ impl Daemon {
     /// the control API that the network stay.
     pub fn stop_when_idle(&mut self, grace: Duration) {
         self.idle = Some(Idle { grace, since: Some(SystemInstant::now()) });
+    }
+
+    /// Keeps addresses and names for guests. To be called before leases are taken over.
+    pub fn reserve(&mut self, reservations: Vec<Reservation>) {
+        self.core.reserve(reservations);
     }
 
     /// Takes over the leases in the file at `path`, and keeps it up to date.

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use vmlan_api::{Client, ClientError};
-use vmlan_config::{LimaHome, Mode, Network, NetworkPaths, NetworksFile, Platform};
+use vmlan_config::{LimaHome, Mode, Network, NetworkPaths, NetworksFile, Platform, Reservation};
 use vmlan_netd::managed::{self, EnsureError};
 
 use super::watch;
@@ -59,6 +59,7 @@ pub(crate) struct Daemon {
     pub(crate) paths: NetworkPaths,
     subnet: String,
     gateway: String,
+    reservations: Vec<Reservation>,
 }
 
 impl Daemon {
@@ -75,6 +76,7 @@ impl Daemon {
             paths,
             subnet: subnet.net().to_string(),
             gateway: subnet.gateway.to_string(),
+            reservations: network.reservations.clone(),
         })
     }
 
@@ -124,6 +126,9 @@ impl Daemon {
             .arg(&paths.leases)
             .arg("--pidfile")
             .arg(&paths.pidfile);
+        for reservation in &self.reservations {
+            command.arg("--reserve").arg(reservation.to_string());
+        }
         Ok(command)
     }
 

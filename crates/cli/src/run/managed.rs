@@ -8,7 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
-use vmlan_config::{Attachment, LimaHome, Network};
+use vmlan_config::layers::Layers;
+use vmlan_config::{Attachment, HostResolver, LimaHome, Network};
 use vmlan_engine::Forward;
 use vmlan_engine::io::ListenAddr;
 use vmlan_link::tap::InterfaceConfig;
@@ -27,6 +28,8 @@ pub(super) struct Managed {
     daemon: Daemon,
     hello: Hello,
     welcome: Welcome,
+    /// In place of the network's own name server.
+    dns: Vec<IpAddr>,
 }
 
 impl Managed {
@@ -41,20 +44,26 @@ impl Managed {
     ) -> Result<Self, Failure> {
         let daemon = Daemon::of(home, network).map_err(Failure::Failed)?;
         let forwards = args.publish.iter().flat_map(|publish| &publish.0).filter(|_| first);
+        let resolver = if first { resolver(home, args)? } else { HostResolver::default() };
         let mut hello = Hello {
             addresses: None,
+            hosts: resolver.hosts,
+            ipv6: resolver.ipv6,
             mac: vmlan_config::show_mac(attachment.mac),
             name: args.name.clone(),
             forwards: forwards.map(forwarded).collect::<Result<_, _>>().map_err(Failure::Failed)?,
         };
         let welcome = until_joined(&daemon, |stream| managed::ask(stream, &hello));
         let welcome = welcome.map_err(Failure::Failed)?;
+        for warning in &welcome.warnings {
+            crate::tell(warning);
+        }
         hello.addresses = Some((welcome.address, welcome.address6));
-        Ok(Self { daemon, hello, welcome })
+        Ok(Self { daemon, hello, welcome, dns: resolver.dns })
     }
 
     pub(super) fn resolvers(&self) -> Vec<IpAddr> {
-        vec![self.welcome.dns.into()]
+        if self.dns.is_empty() { vec![self.welcome.dns.into()] } else { self.dns.clone() }
     }
 
     pub(super) fn card(&self) -> InterfaceConfig {
@@ -78,7 +87,7 @@ impl Managed {
             }
             let joined =
                 until_joined(&self.daemon, |s| managed::join(s, &self.hello, card.as_fd()))?;
-            if joined.welcome != self.welcome {
+            if !joined.welcome.is_same_card(&self.welcome) {
                 let (old, new) = (self.welcome.address, joined.welcome.address);
                 return Err(format!("the network has the address {new} for the guest, not {old}"));
             }
@@ -90,6 +99,19 @@ impl Managed {
             }
         }
     }
+}
+
+/// What names mean to the guest: the flags are in the place of a `lima.yaml`.
+fn resolver(home: &LimaHome, args: &Args) -> Result<HostResolver, Failure> {
+    let instance = Layers::load(home)?.apply(args.names.instance()?);
+    let (resolver, warnings) = HostResolver::of(&instance).map_err(|found| {
+        let found: Vec<_> = found.into_iter().map(|d| d.message).collect();
+        Failure::Failed(found.join("; "))
+    })?;
+    for warning in warnings {
+        crate::tell(&warning.message);
+    }
+    Ok(resolver)
 }
 
 fn forwarded(forward: &Forward) -> Result<Forwarded, String> {

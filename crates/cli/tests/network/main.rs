@@ -12,6 +12,8 @@ mod guests;
 mod lab;
 mod list;
 #[cfg(target_os = "linux")]
+mod settings;
+#[cfg(target_os = "linux")]
 mod several;
 mod support;
 #[cfg(target_os = "linux")]

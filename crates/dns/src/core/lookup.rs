@@ -132,7 +132,8 @@ impl Core {
         now: Instant,
     ) {
         if let Some(found) = self.lookups.kept(&wanted, now) {
-            return give(&mut self.answers, asker, query, &alias, found, self.ipv6);
+            let ipv6 = self.ipv6_of.get(&asker.guest).copied().unwrap_or(self.ipv6);
+            return give(&mut self.answers, asker, query, &alias, found, ipv6);
         }
         let client = (asker, Box::from(query.message), alias);
         let Lookups { running, by_wanted, .. } = &mut self.lookups;
@@ -163,7 +164,8 @@ impl Core {
         self.lookups.keep(lookup.wanted, found, now);
         for (asker, message, alias) in lookup.clients {
             if let Checked::Query(query) = message::check(&message) {
-                give(&mut self.answers, asker, &query, &alias, found, self.ipv6);
+                let ipv6 = self.has_ipv6(asker);
+                give(&mut self.answers, asker, &query, &alias, found, ipv6);
             }
         }
     }

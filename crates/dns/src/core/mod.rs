@@ -9,6 +9,7 @@ mod known;
 mod lookup;
 mod question;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -85,6 +86,8 @@ pub(crate) struct Core {
     pub(crate) host: Option<HostFiles>,
     /// Outside names have IPv6 addresses.
     pub(crate) ipv6: bool,
+    /// The same for guests that want it otherwise.
+    pub(crate) ipv6_of: HashMap<u32, bool>,
     pub(crate) answers: Answers<Client>,
     pub(crate) steps: Vec<Step>,
     pub(crate) questions: Slab<Question>,
@@ -111,6 +114,7 @@ impl Core {
             servers,
             host: None,
             ipv6: true,
+            ipv6_of: HashMap::new(),
             answers: Answers::default(),
             steps: Vec::new(),
             questions: Slab::new(),
@@ -120,6 +124,10 @@ impl Core {
             waiting: Waiting::default(),
             scratch: Vec::new(),
         }
+    }
+
+    fn has_ipv6(&self, asker: Asker) -> bool {
+        self.ipv6_of.get(&asker.guest).copied().unwrap_or(self.ipv6)
     }
 
     /// What was known of outside names counts no more.
@@ -189,7 +197,7 @@ impl Core {
                 return self.look(asker, query, alias, wanted, now);
             }
         }
-        if kind == AAAA && !self.ipv6 {
+        if kind == AAAA && !self.has_ipv6(asker) {
             let nothing = Known::Addresses(&[]);
             return tell(&mut self.answers, asker, query, &alias, &nothing, Origin::Resolver);
         }

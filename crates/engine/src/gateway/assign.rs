@@ -58,6 +58,17 @@ impl Engine {
         held.then_some(addresses)
     }
 
+    /// Keeps an address for a guest from now on, in place of whoever it was kept for.
+    pub fn reserve(&mut self, mac: Mac, ip: Ipv4Addr) {
+        let config = &self.net.config;
+        if !config.ipv4.is_host(ip) || config.is_own(ip.into()) {
+            return;
+        }
+        let number = ip.to_bits().wrapping_sub(config.ipv4.network.to_bits());
+        self.gateway.dhcp.pool_mut().reserve(number, mac);
+        self.gateway.dhcp6.pool_mut().reserve(number, mac);
+    }
+
     /// Forgets a guest that will not come back.
     pub fn unassign(&mut self, mac: Mac) {
         let (ipv4, ipv6) = (self.net.config.ipv4, self.net.config.ipv6);
@@ -101,6 +112,24 @@ mod tests {
         assert_eq!(third.0, Ipv4Addr::new(192, 168, 5, 17));
         assert_eq!(engine.remembered_leases().len(), 4);
         assert_ne!(engine.assign(mac(1), None, None, now), Some(first));
+    }
+
+    #[test]
+    fn a_reservation_goes_from_one_to_another() {
+        let mut config = config();
+        let kept = Ipv4Addr::new(192, 168, 5, 50);
+        config.reservations = vec![(Mac([3, 0, 0, 0, 0, 0]), kept)];
+        let mut engine = Engine::new(config, Instant::ZERO);
+        let wanted = Some((kept, engine.config().ipv6.nth(50)));
+        let other = engine.assign(mac(1), None, wanted, Instant::ZERO).unwrap();
+        assert_eq!(other.0, Ipv4Addr::new(192, 168, 5, 15));
+        engine.reserve(mac(2), kept);
+        assert_eq!(engine.assign(mac(2), None, None, Instant::ZERO), wanted);
+        engine.reserve(mac(1), kept);
+        assert_eq!(engine.assign(mac(1), None, None, Instant::ZERO), wanted);
+        engine.reserve(mac(3), engine.config().gateway);
+        let third = engine.assign(mac(3), None, None, Instant::ZERO).unwrap();
+        assert_eq!(third.0, Ipv4Addr::new(192, 168, 5, 16));
     }
 
     #[test]

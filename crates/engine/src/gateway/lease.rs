@@ -126,6 +126,16 @@ impl Pool {
         self.leases.iter().map(|(_, lease)| lease)
     }
 
+    /// Keeps a number for `mac`, and for nobody that it was kept for before.
+    pub(super) fn reserve(&mut self, number: u32, mac: Mac) {
+        if let Some(before) = self.reserved.insert(number, mac) {
+            self.reservations.remove(&before);
+        }
+        if let Some(before) = self.reservations.insert(mac, number).filter(|n| *n != number) {
+            self.reserved.remove(&before);
+        }
+    }
+
     /// Whether this number is kept for `mac`.
     pub(super) fn is_reserved_for(&self, number: u32, mac: Mac) -> bool {
         self.reserved.get(&number) == Some(&mac)

@@ -13,10 +13,11 @@ use slab::Slab;
 use vmlan_config::parse_mac;
 use vmlan_dns::Target;
 use vmlan_engine::io::ListenAddr;
-use vmlan_engine::{Forward, ForwardId};
+use vmlan_engine::{Forward, ForwardId, PortId};
 use vmlan_link::Link;
 use vmlan_wire::Mac;
 
+use super::hosts::Hosts;
 use super::message::{Answer, Hello, MAX_LINE, Welcome};
 use crate::core::{Core, GuestInfo};
 use crate::peer;
@@ -58,7 +59,9 @@ struct Guest {
     mac: Mac,
     name: Option<String>,
     link: LinkId,
+    port: PortId,
     forwards: Vec<ForwardId>,
+    hosts: Hosts,
 }
 
 impl Joins {
@@ -235,6 +238,8 @@ impl Guest {
         for forward in self.forwards {
             core.remove_forward(forward);
         }
+        self.hosts.remove_from(core.sockets.resolver().names_mut());
+        core.sockets.resolver().set_ipv6_of(self.port.0.into(), None);
         match &self.name {
             Some(name) => {
                 core.sockets.resolver().names_mut().remove(name);
@@ -266,16 +271,21 @@ fn welcome(
         let name = hello.name.unwrap_or_default();
         return Err(format!("a guest with the name `{name}` is on the network already"));
     }
+    core.reserve_for(mac, hello.name.as_deref())?;
+    let mut hosts = Hosts::new(&hello.hosts, core.sockets.resolver().names_mut())?;
+    let warnings = std::mem::take(&mut hosts.warnings);
     let Some(card) = card else {
-        let addresses = core.assign(mac, None, hello.addresses).ok_or(EXHAUSTED)?;
-        return Ok((described(core, addresses), None));
+        let addresses = core.assign(mac, None, hello.addresses).ok_or_else(|| exhausted(core))?;
+        return Ok((described(core, addresses, warnings), None));
     };
     let link = open(core, wrappers, card)?;
     let (link, port) = core.add_link(link).map_err(|e| e.to_string())?;
-    let mut guest = Guest { mac, name, link, forwards: Vec::new() };
+    hosts.add_to(core.sockets.resolver().names_mut());
+    core.sockets.resolver().set_ipv6_of(port.0.into(), hello.ipv6);
+    let mut guest = Guest { mac, name, link, port, forwards: Vec::new(), hosts };
     let Some(addresses) = core.assign(mac, Some(port), hello.addresses) else {
         guest.leave(core);
-        return Err(EXHAUSTED.into());
+        return Err(exhausted(core));
     };
     for forward in hello.forwards {
         let added = forward.local.parse().map_err(|e| format!("`{}`: {e}", forward.local));
@@ -303,14 +313,21 @@ fn welcome(
     core.ports.set_name(port, hello.name.clone());
     let info = GuestInfo { mac, port, name: hello.name, addresses };
     core.guests.push(info);
-    Ok((described(core, addresses), Some(guest)))
+    Ok((described(core, addresses, warnings), Some(guest)))
 }
 
-const EXHAUSTED: &str = "the network has no address left";
+fn exhausted(core: &Core) -> String {
+    let subnet = core.engine.config().ipv4;
+    format!(
+        "no address is left in {subnet}: guests that are there have them all, or they are \
+         reserved; a larger netmask in networks.yaml makes room"
+    )
+}
 
 fn described(
     core: &Core,
     (address, address6): (std::net::Ipv4Addr, std::net::Ipv6Addr),
+    warnings: Vec<String>,
 ) -> Welcome {
     let config = core.engine.config();
     Welcome {
@@ -321,6 +338,7 @@ fn described(
         gateway6: config.ipv6.gateway(),
         dns: config.dns,
         mtu: config.mtu,
+        warnings,
     }
 }
 

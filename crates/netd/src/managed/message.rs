@@ -22,6 +22,12 @@ pub struct Hello {
     /// them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addresses: Option<(Ipv4Addr, Ipv6Addr)>,
+    /// Names that the guest brings to the network: each an address, or another name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<(String, String)>,
+    /// Whether outside names have IPv6 addresses for the guest; by default as the host has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<bool>,
     /// Ports of the host that lead to the guest while it is there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forwards: Vec<Forwarded>,
@@ -46,6 +52,17 @@ pub struct Welcome {
     pub gateway6: Ipv6Addr,
     pub dns: Ipv4Addr,
     pub mtu: u16,
+    /// What the guest does not get although it joins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+impl Welcome {
+    /// Whether the guest's card stays as it is.
+    pub fn is_same_card(&self, other: &Self) -> bool {
+        let card = |welcome: &Self| Self { warnings: Vec::new(), ..welcome.clone() };
+        card(self) == card(other)
+    }
 }
 
 /// The answer on the wire.

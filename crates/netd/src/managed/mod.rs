@@ -8,6 +8,7 @@
 mod client;
 mod end;
 mod ensure;
+mod hosts;
 mod joins;
 mod message;
 
