@@ -396,7 +396,9 @@ impl Core {
             let stats = engine.stats();
             (stats.frames_in, stats.bytes_in, *stats.all_dropped())
         };
-        self.ports.capture(port, &self.batch);
+        if from == 0 {
+            self.ports.capture(port, batch);
+        }
         let (frames, bytes, dropped) = count(&self.engine);
         let (engine, mut io) = engine!(self);
         let waiting = engine.handle_frames_from(port, batch, from, may_wait, &mut io);
