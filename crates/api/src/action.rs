@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use vmlan_engine::Forward;
 use vmlan_engine::io::ListenAddr;
 
+use crate::dns::Question;
 use crate::forward::{self, ForwardError};
 use crate::http::{Request, Response};
 use crate::network::{Forwards, Listens};
@@ -26,6 +27,8 @@ pub enum Action {
     Leases,
     Flows,
     Forwards,
+    /// A question to the network's resolver, as its guests would ask it.
+    Resolve(Question),
     /// Everything about the network.
     Network,
     /// Who is on the network.
@@ -100,6 +103,7 @@ const ROUTES: &[Route] = &[
     post("/v1/tunnels", open_tunnel),
     Route { method: "DELETE", path: "/v1/tunnels", read: close_tunnel },
     get("/v1/flows", |_| Ok(Action::Flows)),
+    get("/v1/dns", resolve),
     get("/v1/capture", capture),
     get("/v1/forwards", |_| Ok(Action::AllForwards)),
     post("/v1/forwards", add_forwards),
@@ -145,6 +149,14 @@ fn expose(request: &Request<'_>) -> Result<Action, Response> {
 
 fn unexpose(request: &Request<'_>) -> Result<Action, Response> {
     forwarder(request).map(|(_, listen)| Action::Unexpose { listen })
+}
+
+/// `/v1/dns?name=NAME&type=TYPE`.
+fn resolve(request: &Request<'_>) -> Result<Action, Response> {
+    let missing = || Response::error(400, "`name` is missing");
+    let name = request.parameter("name").ok_or_else(missing)?;
+    let question = Question::new(&name, request.parameter("type").as_deref());
+    question.map(Action::Resolve).map_err(|e| Response::error(400, &e.to_string()))
 }
 
 fn capture(request: &Request<'_>) -> Result<Action, Response> {

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::http::Head;
 
-/// Longest wait for a daemon that is there.
+/// Longest wait for a daemon that is there, unless said otherwise.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Longest head of an answer.
@@ -32,11 +32,17 @@ pub enum ClientError {
 #[derive(Clone, Debug)]
 pub struct Client {
     path: PathBuf,
+    patience: Duration,
 }
 
 impl Client {
     pub fn new(path: &Path) -> Self {
-        Self { path: path.into() }
+        Self { path: path.into(), patience: PATIENCE }
+    }
+
+    /// One that waits so long for an answer.
+    pub fn patient(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Whether a daemon listens there.
@@ -88,8 +94,8 @@ impl Client {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon,
             _ => ClientError::Io(e),
         })?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(self.patience))?;
+        stream.set_write_timeout(Some(self.patience))?;
         let head = format!(
             "{method} {target} HTTP/1.1\r\nHost: vmlan\r\nConnection: close\r\n\
              Content-Length: {}\r\n\r\n",

@@ -164,6 +164,17 @@ fn unescape(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// Text as a part of a query, for [`Request::parameter`] to read.
+pub fn escape(text: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            char::from(byte).to_string()
+        }
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(escape).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,6 +211,9 @@ mod tests {
         assert_eq!(request.parameter("b").as_deref(), Some("[::1] x"));
         assert_eq!(request.parameter("c").as_deref(), Some(""));
         assert_eq!(request.parameter("d"), None);
+        for text in ["a b&c=d%+", "b\u{fc}cher.example"] {
+            assert_eq!(unescape(&escape(text)), text);
+        }
         for odd in ["%", "%1", "%zz", "%+1", "\u{e9}%c3"] {
             unescape(odd);
         }

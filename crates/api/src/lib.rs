@@ -9,6 +9,7 @@
 
 mod action;
 mod client;
+pub mod dns;
 mod forward;
 mod http;
 pub mod network;
@@ -17,7 +18,7 @@ mod types;
 pub use action::{Action, Added, Captured};
 pub use client::{Client, ClientError};
 pub use forward::{ForwardError, check as check_forward};
-pub use http::{MAX_REQUEST, Request, Response};
+pub use http::{MAX_REQUEST, Request, Response, escape};
 pub use types::{
     Flow, ForwardEntry, ForwardRequest, Leases, MacTable, Stats, Tunnel, TunnelRequest, colons,
     protocol_name,

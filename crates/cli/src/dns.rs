@@ -1,20 +1,22 @@
-//! `vmlan dns`: the resolver without a network.
+//! `vmlan dns`: the resolver without a network, and questions to that of a network.
 
 use std::fs::File;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::{Name, Record, RecordType};
 use serde::Serialize;
-use vmlan_dns::Origin;
+use vmlan_api::dns::{Answer, Question, Record};
 use vmlan_engine::config::Ipv4Net;
 use vmlan_netd::DnsServer;
 
 use crate::Failure;
 use crate::names::NameArgs;
+use crate::place::{self, Running};
+
+/// More than the daemon takes to say that nobody knows.
+const PATIENCE: Duration = Duration::from_secs(25);
 
 /// Resolve names as guests see them.
 #[derive(Debug, clap::Args)]
@@ -26,7 +28,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Serve(Serve),
-    Query(Question),
+    Query(Asked),
 }
 
 /// Serve the resolver on ports of 127.0.0.1.
@@ -59,13 +61,17 @@ struct Serve {
 ///
 /// The exit code is 0 if the name exists, 1 if it does not or nobody knows.
 #[derive(Debug, clap::Args)]
-struct Question {
+struct Asked {
     /// A name, or an address whose name is wanted.
     name: String,
 
     /// The type of record: A, AAAA, CNAME, MX, TXT, ..., or TYPE and a number.
     #[arg(value_name = "TYPE")]
     kind: Option<String>,
+
+    /// Ask the resolver of a running network: its name, or the path of its control socket.
+    #[arg(long, value_name = "NETWORK", conflicts_with_all = NameArgs::FLAGS)]
+    network: Option<String>,
 
     #[command(flatten)]
     names: NameArgs,
@@ -79,33 +85,6 @@ struct Question {
 struct Ports {
     udp: String,
     tcp: String,
-}
-
-#[derive(Serialize)]
-struct Shown {
-    name: String,
-    #[serde(rename = "type")]
-    kind: String,
-    rcode: String,
-    flags: Vec<&'static str>,
-    /// static, hosts file, native, upstream, cache or resolver.
-    from: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    server: Option<String>,
-    milliseconds: u128,
-    answer: Vec<ShownRecord>,
-    authority: Vec<ShownRecord>,
-    additional: Vec<ShownRecord>,
-}
-
-#[derive(Serialize)]
-struct ShownRecord {
-    name: String,
-    ttl: u32,
-    class: String,
-    #[serde(rename = "type")]
-    kind: String,
-    data: String,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -142,67 +121,46 @@ fn serve(args: &Serve) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn query(args: &Question) -> Result<ExitCode, Failure> {
-    let question = question(args)?;
+fn query(args: &Asked) -> Result<ExitCode, Failure> {
+    let question = Question::new(&args.name, args.kind.as_deref());
+    let question = question.map_err(|e| Failure::Usage(e.to_string()))?;
+    let answer = match &args.network {
+        Some(network) => ask(network, args)?,
+        None => resolve(&question, args)?,
+    };
+    let text = if args.json {
+        serde_json::to_string(&answer).map_err(|e| Failure::Failed(e.to_string()))?
+    } else {
+        text(&answer)
+    };
+    print(&text)?;
+    Ok(if answer.is_found() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Has a running network's resolver asked.
+fn ask(network: &str, args: &Asked) -> Result<Answer, Failure> {
+    let Running { name, client } = place::running_network(network)?;
+    let mut target = format!("/v1/dns?name={}", vmlan_api::escape(&args.name));
+    if let Some(kind) = &args.kind {
+        target = format!("{target}&type={}", vmlan_api::escape(kind));
+    }
+    client.patient(PATIENCE).get(&target).map_err(place::failed(&name))
+}
+
+/// Asks a resolver that is there for this question only.
+fn resolve(question: &Question, args: &Asked) -> Result<Answer, Failure> {
+    let failed = |e: &dyn std::fmt::Display| Failure::Failed(e.to_string());
     let mut options = args.names.options()?;
     add_names(&mut options)?;
-    let mut message = Message::new(0, MessageType::Query, OpCode::Query);
-    message.metadata.recursion_desired = true;
-    let mut edns = Edns::new();
-    edns.set_max_payload(1232);
-    message.set_edns(edns);
-    message.add_query(question.clone());
-    let asked = message.to_vec().map_err(|e| Failure::Usage(format!("{}: {e}", args.name)))?;
+    let asked = question.message().map_err(|e| Failure::Usage(e.to_string()))?;
     let start = Instant::now();
     let answer = vmlan_host::resolve(options, &asked);
     let answer = answer.map_err(|e| Failure::Failed(format!("cannot resolve: {e}")))?;
     let Some((origin, answer)) = answer else {
         return Err(Failure::Failed(format!("{}: no answer", args.name)));
     };
-    let milliseconds = start.elapsed().as_millis();
-    let unreadable =
-        |e| Failure::Failed(format!("{}: an answer that makes no sense: {e}", args.name));
-    let answer = Message::from_vec(&answer).map_err(unreadable)?;
-    let shown = Shown::new(&question, &answer, origin, milliseconds);
-    let text = if args.json {
-        serde_json::to_string(&shown).map_err(|e| Failure::Failed(e.to_string()))?
-    } else {
-        shown.text(origin)
-    };
-    print(&text)?;
-    let found = answer.metadata.response_code == ResponseCode::NoError;
-    Ok(if found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// An address is asked for its name.
-fn question(args: &Question) -> Result<Query, Failure> {
-    let wrong = |e: &dyn std::fmt::Display| Failure::Usage(format!("{}: {e}", args.name));
-    let address = args.name.parse::<IpAddr>().ok().filter(|_| args.kind.is_none());
-    let kind = match &args.kind {
-        Some(text) => kind(text)?,
-        None if address.is_some() => RecordType::PTR,
-        None => RecordType::A,
-    };
-    if address.is_none() && args.name != "." {
-        vmlan_dns::check_name(&args.name).map_err(|e| Failure::Usage(e.to_string()))?;
-    }
-    let mut name = match address {
-        Some(address) => Name::from(address),
-        None => Name::from_ascii(&args.name).map_err(|e| wrong(&e))?,
-    };
-    name.set_fqdn(true);
-    Ok(Query::query(name, kind))
-}
-
-fn kind(text: &str) -> Result<RecordType, Failure> {
-    let upper = text.to_ascii_uppercase();
-    let number = upper.strip_prefix("TYPE").and_then(|number| number.parse::<u16>().ok());
-    match number {
-        Some(number) => Ok(RecordType::from(number)),
-        None => upper.parse().map_err(|_| {
-            Failure::Usage(format!("{text} is no type of record; TYPE65 is number 65"))
-        }),
-    }
+    let milliseconds = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    question.answer(&answer, origin, milliseconds).map_err(|e| failed(&e))
 }
 
 /// The names that the default network has.
@@ -221,77 +179,23 @@ fn print(text: &str) -> Result<(), Failure> {
     written.map_err(|e| Failure::Failed(format!("standard output: {e}")))
 }
 
-impl Shown {
-    fn new(question: &Query, answer: &Message, origin: Origin, milliseconds: u128) -> Self {
-        let (from, server) = match origin {
-            Origin::Static => ("static", None),
-            Origin::HostsFile => ("hosts file", None),
-            Origin::Native => ("native", None),
-            Origin::Upstream(server) => ("upstream", Some(server.to_string())),
-            Origin::Cache => ("cache", None),
-            Origin::Resolver => ("resolver", None),
-        };
-        let meta = &answer.metadata;
-        let flags = [
-            ("aa", meta.authoritative),
-            ("tc", meta.truncation),
-            ("rd", meta.recursion_desired),
-            ("ra", meta.recursion_available),
-            ("ad", meta.authentic_data),
-            ("cd", meta.checking_disabled),
-        ];
-        let records = |records: &[Record]| records.iter().map(ShownRecord::new).collect();
-        Self {
-            name: question.name().to_string(),
-            kind: question.query_type().to_string(),
-            rcode: rcode(meta.response_code),
-            flags: flags.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect(),
-            from,
-            server,
-            milliseconds,
-            answer: records(&answer.answers),
-            authority: records(&answer.authorities),
-            additional: records(&answer.additionals),
-        }
+/// Records as a zone has them, and a line about the whole.
+fn text(answer: &Answer) -> String {
+    let mut lines: Vec<String> = answer.answer.iter().map(line).collect();
+    if lines.is_empty() {
+        lines.extend(answer.authority.iter().map(line));
     }
-
-    fn text(&self, origin: Origin) -> String {
-        let mut lines: Vec<String> = self.answer.iter().map(ShownRecord::text).collect();
-        if lines.is_empty() {
-            lines.extend(self.authority.iter().map(ShownRecord::text));
-        }
-        let none = if self.answer.is_empty() { ", no such record" } else { "" };
-        let none = if self.rcode == "NOERROR" { none } else { "" };
-        lines.push(format!("; {}{none}, from {origin}, {} ms", self.rcode, self.milliseconds));
-        lines.join("\n")
-    }
+    let none = answer.is_found() && answer.answer.is_empty();
+    let none = if none { ", no such record" } else { "" };
+    let server =
+        answer.server.as_deref().map(|server| server.strip_suffix(":53").unwrap_or(server));
+    let server = server.map(|server| format!(" {server}")).unwrap_or_default();
+    let Answer { rcode, from, milliseconds, .. } = answer;
+    lines.push(format!("; {rcode}{none}, from {from}{server}, {milliseconds} ms"));
+    lines.join("\n")
 }
 
-impl ShownRecord {
-    fn new(record: &Record) -> Self {
-        Self {
-            name: record.name.to_string(),
-            ttl: record.ttl,
-            class: record.dns_class.to_string(),
-            kind: record.record_type().to_string(),
-            data: record.data.to_string(),
-        }
-    }
-
-    fn text(&self) -> String {
-        format!("{}\t{}\t{}\t{}\t{}", self.name, self.ttl, self.class, self.kind, self.data)
-    }
-}
-
-/// As everybody writes it.
-fn rcode(code: ResponseCode) -> String {
-    match code {
-        ResponseCode::NoError => "NOERROR".into(),
-        ResponseCode::FormErr => "FORMERR".into(),
-        ResponseCode::ServFail => "SERVFAIL".into(),
-        ResponseCode::NXDomain => "NXDOMAIN".into(),
-        ResponseCode::NotImp => "NOTIMP".into(),
-        ResponseCode::Refused => "REFUSED".into(),
-        other => format!("RCODE{}", u16::from(other)),
-    }
+fn line(record: &Record) -> String {
+    let Record { name, ttl, class, kind, data } = record;
+    format!("{name}\t{ttl}\t{class}\t{kind}\t{data}")
 }

@@ -32,7 +32,7 @@ const LOOK_IDLE: Duration = Duration::from_secs(5);
 pub enum Source {
     /// The machine, as its programs find them.
     Host(Files),
-    /// The nameservers of a resolv.conf(5) alone.
+    /// The nameservers of a resolv.conf(5) alone. macOS writes there those of its first service.
     ResolvConf(PathBuf),
     /// These nameservers alone; the public ones if there are none.
     Servers(Vec<SocketAddr>),

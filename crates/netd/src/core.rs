@@ -11,7 +11,7 @@ use std::time::{Duration, Instant as SystemInstant};
 use mio::event::Event;
 use vmlan_api::{ForwardError, check_forward};
 use vmlan_config::Reservation;
-use vmlan_dns::Answers;
+use vmlan_dns::{Answers, Origin};
 use vmlan_engine::{
     DialId, Engine, Failure, Forward, ForwardId, Instant, Io, PortId, RelayId, Token, Waiting,
 };
@@ -48,6 +48,9 @@ pub(crate) struct Core {
     search_changes: u32,
     /// Storage for answers that are being taken.
     dns_answers: Answers<u64>,
+    /// How many questions were asked for the control API, and the answers that it has not taken.
+    asked: u64,
+    pub(crate) answered: Vec<Resolved>,
     /// Ports with room again, for [`Core::flush`].
     writable: Vec<PortId>,
     /// Guests that said who they are.
@@ -84,6 +87,20 @@ pub(crate) struct GuestInfo {
     pub(crate) addresses: (Ipv4Addr, Ipv6Addr),
 }
 
+/// The answer to a question of the control API's.
+#[derive(Debug)]
+pub(crate) struct Resolved {
+    pub(crate) number: u64,
+    pub(crate) origin: Origin,
+    pub(crate) message: Vec<u8>,
+}
+
+/// Set in the numbers of the control API's questions: those of engines and tunnels are without.
+const ASKED: u64 = 1 << 62;
+
+/// On whose account they are.
+const ASKED_GUEST: u32 = u32::MAX - 1;
+
 /// How long what a guest has sent before it left is read.
 const LEAVING: Duration = Duration::from_secs(1);
 
@@ -113,6 +130,8 @@ impl Core {
             batch: FrameBatch::with_capacity(BATCH),
             search_changes,
             dns_answers: Answers::default(),
+            asked: 0,
+            answered: Vec::new(),
             writable: Vec::new(),
             guests: Vec::new(),
             leaving: Vec::new(),
@@ -264,6 +283,14 @@ impl Core {
     /// that nobody answers.
     pub(crate) fn resolve(&mut self, number: u64, message: &[u8]) -> bool {
         self.sockets.resolver().call(number, TUNNEL_GUEST, message, SystemInstant::now())
+    }
+
+    /// Asks the resolver what a guest would. The answer comes under the number; there is none if
+    /// nobody answers such a message.
+    pub(crate) fn ask(&mut self, message: &[u8], now: SystemInstant) -> Option<u64> {
+        self.asked += 1;
+        let number = ASKED | self.asked;
+        self.sockets.resolver().call(number, ASKED_GUEST, message, now).then_some(number)
     }
 
     /// Starts a pass.
@@ -428,6 +455,11 @@ impl Core {
         for answer in answers.iter() {
             if answer.to & TUNNEL_QUERY != 0 {
                 self.resolved.push((answer.to, answer.message.to_vec()));
+                continue;
+            }
+            if answer.to & ASKED != 0 {
+                let (number, message) = (answer.to, answer.message.to_vec());
+                self.answered.push(Resolved { number, origin: answer.origin, message });
                 continue;
             }
             let (engine, mut io) = engine!(self);

@@ -212,6 +212,9 @@ impl Daemon {
             }
             self.handle_timeout();
             self.core.work();
+            if let Some(control) = &mut self.control {
+                control.give_resolved(self.poll.registry(), &mut self.core);
+            }
             self.tunnels.work(&mut self.core);
             let settled = events.is_empty() && self.core.is_settled();
             match (next, finish_by) {

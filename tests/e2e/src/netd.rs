@@ -2,6 +2,7 @@
 //! fails shows what the daemon and the host's kernel know of the connections.
 
 use std::io::Read;
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -72,11 +73,16 @@ impl Netd {
         digits.map_or(0, |digits| digits.parse().expect("a count"))
     }
 
+    /// The path of the control socket.
+    pub fn control(&self) -> PathBuf {
+        self.control.path().join("control")
+    }
+
     /// An answer of the control API.
     fn ask(&self, path: &str) -> Command {
         let mut curl = Command::new("curl");
         curl.args(["-sS", "--max-time", "5", "--unix-socket"]);
-        curl.arg(self.control.path().join("control")).arg(format!("http://vmlan{path}"));
+        curl.arg(self.control()).arg(format!("http://vmlan{path}"));
         curl
     }
 }

@@ -1,22 +1,48 @@
 //! Carries out what clients of the control API ask for, between two passes of the loop.
 
 use std::net::SocketAddr;
+use std::time::Instant as SystemInstant;
 
+use vmlan_api::dns::Question;
 use vmlan_api::{Action, Added, Captured, Response, Tunnel, protocol_name};
 use vmlan_engine::io::ListenAddr;
 use vmlan_engine::{Forward, ForwardId, PortId};
 
 use super::view;
 use crate::captures::Filter;
-use crate::core::{Core, Label};
+use crate::core::{Core, Label, Resolved};
 use crate::tunnel::Tunnels;
 
 /// What an action comes to.
 #[derive(Debug)]
 pub(super) enum Outcome {
     Answer(Response),
+    /// It is answered when this question is.
+    Asked(Asked),
     /// The connection goes on as something else.
     Handover(Handover),
+}
+
+/// A question to the network's resolver.
+#[derive(Debug)]
+pub(super) struct Asked {
+    number: u64,
+    question: Question,
+    at: SystemInstant,
+}
+
+impl Asked {
+    /// What the client is told when this is its answer.
+    pub(super) fn answer(&self, resolved: &Resolved) -> Option<Response> {
+        if resolved.number != self.number {
+            return None;
+        }
+        let time = u64::try_from(self.at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Some(match self.question.answer(&resolved.message, resolved.origin, time) {
+            Ok(answer) => Response::json(&answer),
+            Err(error) => Response::error(500, &error.to_string()),
+        })
+    }
 }
 
 /// What becomes of a client's connection.
@@ -44,6 +70,10 @@ pub(super) fn run(action: Action, core: &mut Core, tunnels: &mut Tunnels) -> Out
             Ok(filter) => return Outcome::Handover(Handover::Capture(filter)),
             Err(refusal) => refusal,
         },
+        Action::Resolve(question) => match ask(core, question) {
+            Ok(asked) => return Outcome::Asked(asked),
+            Err(refusal) => refusal,
+        },
         Action::Stats => Response::json(&view::stats(core)),
         Action::MacTable => Response::json(&view::mac_table(core)),
         Action::Leases => Response::json(&view::leases(core)),
@@ -67,6 +97,14 @@ pub(super) fn run(action: Action, core: &mut Core, tunnels: &mut Tunnels) -> Out
             None => Response::error(500, "proxy not found"),
         },
     })
+}
+
+fn ask(core: &mut Core, question: Question) -> Result<Asked, Response> {
+    let message = question.message().map_err(|e| Response::error(400, &e.to_string()))?;
+    let at = SystemInstant::now();
+    let number = core.ask(&message, at);
+    let nobody = || Response::error(400, "that is no question");
+    Ok(Asked { number: number.ok_or_else(nobody)?, question, at })
 }
 
 fn close(tunnels: &mut Tunnels, port: Option<u16>) -> Response {

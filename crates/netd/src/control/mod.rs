@@ -14,7 +14,7 @@ use std::time::{Duration, Instant as SystemInstant};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use slab::Slab;
-use vmlan_api::{Action, MAX_REQUEST, Request};
+use vmlan_api::{Action, MAX_REQUEST, Request, Response};
 
 use crate::core::Core;
 use crate::peer;
@@ -22,12 +22,15 @@ use crate::token::Owner;
 use crate::tunnel::Tunnels;
 use crate::unix_path::{self, BindError, SocketPath};
 pub(crate) use action::Handover;
-use action::Outcome;
+use action::{Asked, Outcome};
 
 const MAX_CLIENTS: usize = 16;
 
 /// For a request to be there, and again for its answer to be taken.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// For a question to be answered; the resolver gives up earlier.
+const RESOLVED: Duration = Duration::from_secs(20);
 
 const CHUNK: usize = 4096;
 
@@ -44,6 +47,8 @@ struct Client {
     input: Vec<u8>,
     /// The answer, once there is one, and how much of it has been written.
     output: Option<(Vec<u8>, usize)>,
+    /// The question that it waits for.
+    asked: Option<Asked>,
     deadline: SystemInstant,
 }
 
@@ -98,7 +103,7 @@ impl Control {
         let fd = stream.as_raw_fd();
         registry.register(&mut SourceFd(&fd), token, Interest::READABLE | Interest::WRITABLE)?;
         let deadline = SystemInstant::now() + DEADLINE;
-        vacant.insert(Client { stream, input: Vec::new(), output: None, deadline });
+        vacant.insert(Client { stream, input: Vec::new(), output: None, asked: None, deadline });
         Ok(())
     }
 
@@ -123,6 +128,21 @@ impl Control {
         Some(Handed { stream, early, to })
     }
 
+    /// Gives clients the answers of the resolver.
+    pub(crate) fn give_resolved(&mut self, registry: &Registry, core: &mut Core) {
+        for resolved in core.answered.drain(..) {
+            let answer = self.clients.iter_mut().find_map(|(index, client)| {
+                let response = client.asked.as_ref()?.answer(&resolved)?;
+                client.answer(response);
+                Some((index, client.write()))
+            });
+            if let Some((index, Ok(Progress::Done | Progress::Over(_)) | Err(_))) = answer {
+                self.clients.remove(index);
+                self.accept(registry);
+            }
+        }
+    }
+
     pub(crate) fn next_timeout(&self) -> Option<SystemInstant> {
         self.clients.iter().map(|(_, client)| client.deadline).min()
     }
@@ -136,6 +156,9 @@ impl Control {
 
 impl Client {
     fn go_on(&mut self, core: &mut Core, tunnels: &mut Tunnels) -> io::Result<Progress> {
+        if self.asked.is_some() {
+            return Ok(Progress::Waiting);
+        }
         if self.output.is_none() {
             let ended = self.read()?;
             let response = match Request::parse(&self.input) {
@@ -144,6 +167,11 @@ impl Client {
                 Ok(Some(request)) => match Action::of(&request) {
                     Ok(action) => match action::run(action, core, tunnels) {
                         Outcome::Answer(response) => response,
+                        Outcome::Asked(asked) => {
+                            self.asked = Some(asked);
+                            self.deadline = SystemInstant::now() + RESOLVED;
+                            return Ok(Progress::Waiting);
+                        }
                         Outcome::Handover(to) => {
                             let len = request.len;
                             self.input.drain(..len);
@@ -154,10 +182,15 @@ impl Client {
                 },
                 Err(refusal) => refusal,
             };
-            self.output = Some((response.into_bytes(), 0));
-            self.deadline = SystemInstant::now() + DEADLINE;
+            self.answer(response);
         }
         self.write()
+    }
+
+    fn answer(&mut self, response: Response) {
+        self.asked = None;
+        self.output = Some((response.into_bytes(), 0));
+        self.deadline = SystemInstant::now() + DEADLINE;
     }
 
     /// Reads what there is; true when nothing more will come.

@@ -8,6 +8,7 @@ mod guests;
 mod messages;
 mod names;
 mod native;
+mod running;
 mod scene;
 mod table;
 mod upstreams;

@@ -165,6 +165,30 @@ fn given_nameservers_have_no_sources_beside_them() {
     assert!(not_asked.asked().is_empty());
 }
 
+/// Of the host there are only the nameservers that its resolv.conf lists, as that changes.
+#[test]
+fn the_nameservers_of_resolv_conf_have_no_sources_beside_them() {
+    let second = "198.51.100.3";
+    let scene = Scene::new("files corp dns", &["--dns", "resolv.conf"], |_, etc| {
+        build_corp(etc);
+        write(&etc.join("hosts"), "198.51.100.77 box.example.net\n");
+    });
+    let mut guest = scene.guest();
+    for name in ["www.example.net", "box.example.net", "vpn.corp", "printer.local"] {
+        assert_eq!(guest.udp(name, A).addresses(), ["203.0.113.1"], "{name}");
+        assert_eq!(scene.upstream.count(name), 1);
+    }
+    // The network's own names are there all the same.
+    assert_eq!(guest.udp("host.lima.internal", A).addresses(), ["192.168.5.2"]);
+    scene.world.outside.ip(&format!("address add {second}/24 dev down0"));
+    let server = second.parse().expect("an address");
+    let _other = Upstream::of(&scene.world.outside, server, [203, 0, 113, 2]);
+    write(&scene.etc.join("resolv.conf"), &format!("nameserver {second}\n"));
+    eventually("the other nameserver", SOON, || {
+        (guest.udp("vpn.corp", A).addresses() == ["203.0.113.2"]).then_some(())
+    });
+}
+
 /// Threads that wait for a source are none that others need.
 #[test]
 fn a_slow_source_delays_no_other_name() {
