@@ -104,6 +104,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     leases: Option<PathBuf>,
 
+    /// Keep in FILE what the network is there for without a guest: tunnels, and whether somebody
+    /// holds it.
+    #[arg(long, value_name = "FILE")]
+    wishes: Option<PathBuf>,
+
     /// Serve the control API (HTTP) on a UNIX socket at PATH.
     #[arg(long, value_name = "PATH", value_parser = socket_path)]
     control: Option<PathBuf>,
@@ -191,6 +196,9 @@ fn build(daemon: &mut Daemon, args: &Args, links: Vec<Box<dyn Link>>) -> Result<
     let flag = |flag: &'static str| move |e: DaemonError| Failure::Failed(format!("{flag} {e}"));
     daemon.stop_on_signals().map_err(flag("signals:"))?;
     daemon.reserve(args.reserve.clone());
+    if let Some(path) = &args.wishes {
+        daemon.keep_wishes(path).map_err(flag("--wishes"))?;
+    }
     if let Some(path) = &args.leases {
         daemon.keep_leases(path).map_err(flag("--leases"))?;
     }

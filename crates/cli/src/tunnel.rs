@@ -7,7 +7,8 @@ use serde::Serialize;
 use vmlan_api::network::Guest;
 use vmlan_api::{Client, ClientError, Tunnel, TunnelRequest};
 
-use crate::network::daemon::Daemon;
+use crate::network::daemon::{Daemon, unwatch};
+use crate::network::watch;
 use crate::place::{self, Place, Running};
 use crate::{Failure, network};
 
@@ -92,10 +93,15 @@ fn kind(text: &str) -> Result<String, String> {
 }
 
 fn open(name: &str, port: Option<u16>) -> Result<String, Failure> {
-    start(name)?;
+    // A network that is named has a daemon from now on; it waits a while for what follows.
+    if let Some(daemon) = daemon(name.strip_prefix("lima:").unwrap_or(name))? {
+        daemon.ensure().map_err(|e| Failure::Failed(e.to_string()))?;
+    }
     let Place { network, client, guest } = place::find(name)?;
-    let opened = open_at(&client, port).map_err(place::failed(&network));
-    let proxy = proxy(opened?);
+    let proxy = proxy(open_at(&client, port).map_err(place::failed(&network))?);
+    if let Some(daemon) = daemon(&network)? {
+        watch::start(&daemon, &network).map_err(Failure::Failed)?;
+    }
     let guest = match guest {
         Some(guest) => guest.name,
         None => {
@@ -111,14 +117,11 @@ fn open(name: &str, port: Option<u16>) -> Result<String, Failure> {
     ))
 }
 
-/// A network that is named has a daemon from now on; it waits a while for what follows.
-fn start(name: &str) -> Result<(), Failure> {
+/// What it takes to start a network's daemon, if one is configured under that name.
+fn daemon(network: &str) -> Result<Option<Daemon>, Failure> {
     let (home, file) = network::load()?;
-    let Some(network) = file.networks.get(name.strip_prefix("lima:").unwrap_or(name)) else {
-        return Ok(());
-    };
-    let daemon = Daemon::of(&home, network).map_err(Failure::Failed)?;
-    daemon.ensure().map(drop).map_err(|e| Failure::Failed(e.to_string()))
+    let daemon = file.networks.get(network).map(|network| Daemon::of(&home, network));
+    daemon.transpose().map_err(Failure::Failed)
 }
 
 fn open_at(client: &Client, port: Option<u16>) -> Result<u16, ClientError> {
@@ -181,7 +184,12 @@ fn close(running: &Running, port: Option<u16>) -> Result<bool, Failure> {
         None => "/v1/tunnels".into(),
     };
     match running.client.call::<Vec<Tunnel>>("DELETE", &target, &()) {
-        Ok(_) => Ok(true),
+        Ok(_) => {
+            if let Some(daemon) = daemon(&running.name)? {
+                unwatch(&daemon.paths)?;
+            }
+            Ok(true)
+        }
         Err(ClientError::NoDaemon | ClientError::Refused { status: 404, .. }) => Ok(false),
         Err(error) => Err(place::failed(&running.name)(error)),
     }

@@ -34,6 +34,8 @@ pub struct NetworkPaths {
     pub stdout: PathBuf,
     pub stderr: PathBuf,
     pub leases: PathBuf,
+    /// What the network is there for without a guest.
+    pub wishes: PathBuf,
 }
 
 /// A UNIX socket's path is too long for the system.
@@ -112,6 +114,7 @@ impl LimaHome {
             stdout: file(format!("usernet.{name}.stdout.log")),
             stderr: file(format!("usernet.{name}.stderr.log")),
             leases: file("leases.json".into()),
+            wishes: file("wishes.json".into()),
             dir,
         }
     }
@@ -120,7 +123,9 @@ impl LimaHome {
 impl NetworkPaths {
     /// Removes what a network leaves when it is no more, once its processes have ended.
     pub fn remove(&self) -> io::Result<()> {
-        for path in [&self.pidfile, &self.watcher, &self.stdout, &self.stderr, &self.leases] {
+        for path in
+            [&self.pidfile, &self.watcher, &self.stdout, &self.stderr, &self.leases, &self.wishes]
+        {
             match fs::remove_file(path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}

@@ -30,6 +30,7 @@ use crate::token::Owner;
 use crate::tunnel::Tunnels;
 use crate::unix_path::{self, BindError, SocketPath};
 use crate::watch::{Next, Watches};
+use crate::wishes::{WishFile, Wishes};
 use crate::wrappers::Wrappers;
 use crate::{DaemonError, signals};
 
@@ -52,6 +53,9 @@ pub struct Daemon {
     tunnels: Tunnels,
     idle: Option<Idle>,
     leases: Option<LeaseFile>,
+    wishes: Option<WishFile>,
+    /// What decides whether the file is up to date.
+    wished: (bool, u32),
     wrappers: Wrappers,
     /// Removed at the end.
     datagram_paths: Vec<SocketPath>,
@@ -89,6 +93,8 @@ impl Daemon {
             tunnels,
             idle: None,
             leases: None,
+            wishes: None,
+            wished: (false, 0),
             wrappers: Wrappers::default(),
             datagram_paths: Vec::new(),
         })
@@ -162,8 +168,23 @@ impl Daemon {
     pub fn keep_leases(&mut self, path: &Path) -> Result<(), DaemonError> {
         let now = self.core.clock.now();
         let file = LeaseFile::load(path, &mut self.core.engine, now);
-        let failed = |source| DaemonError::Leases { path: path.into(), source };
+        let failed = |source| DaemonError::File { path: path.into(), source };
         self.leases = Some(file.map_err(failed)?);
+        Ok(())
+    }
+
+    /// Opens the tunnels that the file at `path` names, and keeps it up to date: what the network is
+    /// kept for without a guest. A port that somebody else has by now is told of.
+    pub fn keep_wishes(&mut self, path: &Path) -> Result<(), DaemonError> {
+        let failed = |source| DaemonError::File { path: path.into(), source };
+        let file = WishFile::load(path).map_err(failed)?;
+        self.core.held = file.wishes().held;
+        for port in &file.wishes().tunnels {
+            if let Err(why) = self.tunnels.open(*port) {
+                eprintln!("vmlan: a tunnel is gone: {why}");
+            }
+        }
+        self.wishes = Some(file);
         Ok(())
     }
 
@@ -226,6 +247,7 @@ impl Daemon {
             if let Some(leases) = &mut self.leases {
                 leases.update(&self.core.engine, self.core.now());
             }
+            self.save_wishes();
             if self.is_over() {
                 break;
             }
@@ -235,6 +257,15 @@ impl Daemon {
             leases.finish(&self.core.engine, self.core.clock.now());
         }
         Ok(())
+    }
+
+    fn save_wishes(&mut self) {
+        let Some(file) = &mut self.wishes else { return };
+        let now = (self.core.held, self.tunnels.changes());
+        if self.wished != now {
+            self.wished = now;
+            file.update(Wishes { held: self.core.held, tunnels: self.tunnels.ports() });
+        }
     }
 
     fn handle(&mut self, event: &Event) -> Next {

@@ -16,7 +16,7 @@ pub enum DaemonError {
     #[error("{}: {source}", path.display())]
     Capture { path: PathBuf, source: io::Error },
     #[error("{}: {source}", path.display())]
-    Leases { path: PathBuf, source: io::Error },
+    File { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Port(#[from] vmlan_host::PortError),
     #[error("the network has no port left for another guest")]

@@ -33,6 +33,7 @@ mod token;
 mod tunnel;
 mod unix_path;
 mod watch;
+mod wishes;
 mod wrappers;
 
 pub use daemon::Daemon;

@@ -5,11 +5,12 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use rustix::process::{Pid, test_kill_process};
+use rustix::process::Pid;
 use vmlan_api::Client;
 use vmlan_api::network::Network as State;
 use vmlan_config::routes::{self, Route};
 use vmlan_config::{Mode, NetworkPaths, Networks, overlap};
+use vmlan_netd::PidFile;
 
 use super::{Finding, Machine};
 
@@ -106,9 +107,8 @@ fn daemon(name: &str, paths: &NetworkPaths) -> Vec<Finding> {
         let mend = "export LIMA_HOME=SHORTER-PATH, or give the network a shorter name";
         return vec![Finding::warning(CHECK, text).why(e.to_string()).mend(mend)];
     }
-    let pid = fs::read_to_string(&paths.pidfile).ok();
-    let pid = pid.and_then(|text| Pid::from_raw(text.trim().parse().ok()?));
-    let alive = pid.filter(|pid| is_alive(*pid)).map(Pid::as_raw_nonzero);
+    let holder = PidFile::holder(&paths.pidfile);
+    let alive = holder.ok().flatten().map(Pid::as_raw_nonzero);
     match (Client::new(&paths.endpoint).get::<State>("/v1/network"), alive) {
         (Ok(state), _) => {
             let (guests, pid) = (state.guests.len(), state.daemon.pid);
@@ -156,8 +156,4 @@ fn is_stale(path: &Path) -> bool {
         Ok(_) => false,
         Err(e) => e.kind() != io::ErrorKind::NotFound,
     }
-}
-
-fn is_alive(pid: Pid) -> bool {
-    test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
 }

@@ -5,7 +5,8 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
-use vmlan_api::{Client, ClientError};
+use vmlan_api::network::Network as Running;
+use vmlan_api::{Client, ClientError, Tunnel};
 use vmlan_config::{LimaHome, Mode, Network, NetworkPaths, NetworksFile, Platform, Reservation};
 use vmlan_netd::managed::{self, EnsureError};
 
@@ -41,10 +42,22 @@ pub(super) fn stop(args: &StopArgs) -> Result<String, Failure> {
     let (home, file) = super::load()?;
     let network = super::find(&file, &args.name)?;
     let paths = home.network(&network.name);
-    watch::end(&paths).map_err(Failure::Failed)?;
     match Client::new(&paths.endpoint).post("/v1/release", &()) {
-        Ok(()) | Err(ClientError::NoDaemon) => Ok(String::new()),
-        Err(e) => Err(failed(e)),
+        Ok(()) | Err(ClientError::NoDaemon) => {}
+        Err(e) => return Err(failed(e)),
+    }
+    unwatch(&paths).map(|()| String::new())
+}
+
+/// Ends the process that watches a daemon, unless the network is still there for something else
+/// than its guests.
+pub(crate) fn unwatch(paths: &NetworkPaths) -> Result<(), Failure> {
+    let client = Client::new(&paths.endpoint);
+    let held = client.get::<Running>("/v1/network").map(|running| running.daemon.held);
+    let tunnels = client.get::<Vec<Tunnel>>("/v1/tunnels").map(|tunnels| !tunnels.is_empty());
+    match (held, tunnels) {
+        (Ok(true), _) | (_, Ok(true)) => Ok(()),
+        _ => watch::end(paths).map_err(Failure::Failed),
     }
 }
 
@@ -124,6 +137,8 @@ impl Daemon {
             .arg(&paths.endpoint)
             .arg("--leases")
             .arg(&paths.leases)
+            .arg("--wishes")
+            .arg(&paths.wishes)
             .arg("--pidfile")
             .arg(&paths.pidfile);
         for reservation in &self.reservations {

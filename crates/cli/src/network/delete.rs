@@ -1,7 +1,7 @@
 //! `vmlan network delete`
 
 use vmlan_api::network::Network as Running;
-use vmlan_api::{Client, ClientError};
+use vmlan_api::{Client, ClientError, Tunnel};
 use vmlan_config::{BUILT_IN, LimaHome, NetworkPaths, NetworksFile, Platform, users_of};
 use vmlan_netd::managed;
 
@@ -58,7 +58,8 @@ pub(super) fn run(args: &Args) -> Result<String, Failure> {
 
 /// Refuses a network that has guests now, or that somebody keeps.
 fn refuse_running(home: &LimaHome, name: &str) -> Result<(), Failure> {
-    let running: Running = match Client::new(&home.network(name).endpoint).get("/v1/network") {
+    let client = Client::new(&home.network(name).endpoint);
+    let running: Running = match client.get("/v1/network") {
         Ok(running) => running,
         Err(ClientError::NoDaemon) => return Ok(()),
         Err(e) => return Err(Failure::Failed(format!("network `{name}`: {e}; see --force"))),
@@ -71,7 +72,12 @@ fn refuse_running(home: &LimaHome, name: &str) -> Result<(), Failure> {
     let why = match (guests.is_empty(), running.daemon.held) {
         (false, _) => format!("is used by {}", guests.join(", ")),
         (true, true) => format!("is kept by `vmlan network start {name}`"),
-        (true, false) => return Ok(()),
+        (true, false) => match client.get::<Vec<Tunnel>>("/v1/tunnels") {
+            Ok(tunnels) if !tunnels.is_empty() => {
+                format!("is kept by a tunnel; see `vmlan tunnel stop {name}`")
+            }
+            _ => return Ok(()),
+        },
     };
     Err(Failure::Failed(format!("network `{name}` {why}; see --force")))
 }

@@ -7,7 +7,7 @@ mod delete;
 mod list;
 mod live;
 mod show;
-mod watch;
+pub(crate) mod watch;
 
 use std::process::ExitCode;
 

@@ -1,5 +1,6 @@
-//! The process that `vmlan network start` leaves behind: it brings up the network's daemon again when
-//! that one dies. With a guest there, the guest does the same.
+//! The process that `vmlan network start` and `vmlan tunnel` leave behind: it brings up the network's
+//! daemon again when that one dies, as long as the network is wished for without a guest. With a
+//! guest there, the guest does the same.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,7 +28,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(30);
 const WELL: Duration = Duration::from_secs(5);
 
 /// Starts the process unless there is one.
-pub(super) fn start(daemon: &Daemon, name: &str) -> Result<(), String> {
+pub(crate) fn start(daemon: &Daemon, name: &str) -> Result<(), String> {
     let pidfile = &daemon.paths.watcher;
     let is_there = || PidFile::holder(pidfile).map(|pid| pid.is_some()).map_err(|e| e.to_string());
     if is_there()? {
@@ -74,13 +75,13 @@ pub(super) fn run(args: &Args) -> Result<String, Failure> {
     loop {
         let begun = Instant::now();
         PidFile::await_end(&daemon.paths.pidfile).map_err(failed)?;
-        if !daemon.is_configured() {
+        if !daemon.is_configured() || !daemon.paths.wishes.exists() {
             return Ok(String::new());
         }
         pause = if begun.elapsed() > WELL { FIRST_PAUSE } else { (pause * 2).min(LAST_PAUSE) };
-        match daemon.hold() {
-            Ok(()) => {}
-            Err(why) => tell(&why),
+        match daemon.ensure() {
+            Ok(_) => {}
+            Err(why) => tell(&why.to_string()),
         }
         // Until it has written its pid file, or before it is tried again.
         thread::sleep(pause);

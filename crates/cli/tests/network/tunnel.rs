@@ -7,7 +7,9 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::lab::{Guest, Lab, eventually};
+use rustix::process::{Signal, kill_process};
+
+use crate::lab::{Guest, Lab, SERVE, eventually};
 use crate::support::Said;
 
 /// Answers datagrams with themselves.
@@ -291,6 +293,9 @@ fn a_tunnel_is_there_until_it_is_stopped() {
     std::thread::sleep(Duration::from_secs(6));
     assert_eq!(ports(&lab).len(), 3, "longer than a network is there without anybody");
 
+    let error = lab.0.network(&["delete", "lab"]).failed(1);
+    assert!(error.contains("is kept by a tunnel"), "{error}");
+
     assert_eq!(tunnel(&lab, &["stop", &free]).quiet(), "");
     let error = tunnel(&lab, &["stop", &free]).failed(1);
     assert!(error.contains(&format!("no tunnel has port {free}")), "{error}");
@@ -299,6 +304,52 @@ fn a_tunnel_is_there_until_it_is_stopped() {
     assert!(ports(&lab).is_empty());
     eventually("the daemon's end", || lab.left().is_empty().then_some(()));
     assert_eq!(tunnel(&lab, &["stop", "--all"]).quiet(), "");
+}
+
+#[test]
+fn a_tunnel_outlives_its_daemon() {
+    let lab = Lab::new();
+    tunnel(&lab, &["lab"]).quiet();
+    let open = ports(&lab);
+    let first = lab.pid().unwrap();
+    kill_process(first, Signal::KILL).unwrap();
+    let second = eventually("another daemon", || {
+        lab.pid().filter(|pid| *pid != first && ports(&lab) == open)
+    });
+    let mut web = Guest::start(&lab, &["--name", "web"]);
+    assert_eq!(web.line(SERVE), "started");
+    kill_process(second, Signal::KILL).unwrap();
+    eventually("an answer", || {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, open[0])).ok()?;
+        let request = [&[5, 1, 0, 5, 1, 0], &name("lima-web.internal")[..], &[0x1f, 0x40]].concat();
+        stream.write_all(&request).ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok()?;
+        answer.ends_with(b"hello\n").then_some(())
+    });
+    drop(web);
+    assert_eq!(tunnel(&lab, &["stop", "--all"]).quiet(), "");
+    eventually("the end of all", || lab.left().is_empty().then_some(()));
+}
+
+#[test]
+fn a_held_network_and_its_tunnels_are_stopped_apart() {
+    let lab = Lab::new();
+    lab.0.network(&["start", "lab"]).quiet();
+    tunnel(&lab, &["lab"]).quiet();
+    let open = ports(&lab);
+    lab.0.network(&["stop", "lab"]).quiet();
+    let first = lab.pid().unwrap();
+    kill_process(first, Signal::KILL).unwrap();
+    eventually("the tunnel", || (ports(&lab) == open).then_some(()));
+    lab.0.network(&["start", "lab"]).quiet();
+    tunnel(&lab, &["stop", "lab"]).quiet();
+    let second = lab.pid().unwrap();
+    kill_process(second, Signal::KILL).unwrap();
+    eventually("another daemon", || lab.pid().filter(|pid| *pid != second));
+    assert!(ports(&lab).is_empty());
+    lab.0.network(&["stop", "lab"]).quiet();
+    eventually("the end of all", || lab.left().is_empty().then_some(()));
 }
 
 #[test]

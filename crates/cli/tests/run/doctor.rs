@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -257,13 +257,15 @@ fn daemons_that_left_something_or_do_not_answer() {
         found.of("daemons")[0]["mend"].as_str().unwrap().split(';').next().unwrap().to_owned();
     at(dir.path(), &format!("{mend};")).is_ok("daemons");
 
-    let mut other = Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().unwrap();
-    fs::write(files.join("usernet_lab.pid"), format!("{}\n", other.id())).unwrap();
+    // Somebody has the pid file's lock, as a daemon that hangs.
+    let pidfile = files.join("usernet_lab.pid");
+    fs::write(&pidfile, "4711\n").unwrap();
     own(dir.path());
+    let lock = fs::File::open(&pidfile).unwrap();
+    lock.lock().unwrap();
     let found = at(dir.path(), "");
-    other.kill().unwrap();
-    other.wait().unwrap();
-    found.is("warning", "daemons", "no daemon", &format!("kill -9 {}", other.id()));
+    found.is("warning", "daemons", "no daemon", "kill -9 4711");
+    drop(lock);
 
     let running =
         at(dir.path(), "$VMLAN network start lab; trap \"$VMLAN network stop lab\" EXIT;");

@@ -54,6 +54,8 @@ const TRIES: usize = 16;
 pub(crate) struct Tunnels {
     registry: Registry,
     tunnels: Slab<Tunnel>,
+    /// Counts tunnels that came and went.
+    changes: u32,
     clients: Slab<Client>,
     dials: HashMap<DialId, usize>,
     lookups: Lookups,
@@ -86,6 +88,7 @@ impl Tunnels {
         Self {
             registry,
             tunnels: Slab::new(),
+            changes: 0,
             clients: Slab::new(),
             dials: HashMap::new(),
             lookups: Lookups::default(),
@@ -117,18 +120,25 @@ impl Tunnels {
             registered.map_err(|e| format!("cannot poll: {e}"))?;
         }
         vacant.insert(Tunnel { port, listeners });
+        self.changes = self.changes.wrapping_add(1);
         Ok(port)
     }
 
     /// Closes a port; what runs through it goes on.
     pub(crate) fn close(&mut self, port: u16) {
         self.tunnels.retain(|_, tunnel| tunnel.port != port);
+        self.changes = self.changes.wrapping_add(1);
     }
 
     pub(crate) fn ports(&self) -> Vec<u16> {
         let mut ports: Vec<u16> = self.tunnels.iter().map(|(_, tunnel)| tunnel.port).collect();
         ports.sort_unstable();
         ports
+    }
+
+    /// Goes up whenever [`Tunnels::ports`] changes.
+    pub(crate) fn changes(&self) -> u32 {
+        self.changes
     }
 
     pub(crate) fn is_empty(&self) -> bool {
