@@ -21,6 +21,9 @@ use vmlan_netd::{Daemon, DaemonError, PidFile};
 use crate::Failure;
 use crate::names::NameArgs;
 
+#[cfg(target_os = "linux")]
+mod vmnet;
+
 /// Serve a network in the foreground.
 ///
 /// Guests get addresses by DHCP or configure themselves. From inside, the host is the second
@@ -55,6 +58,11 @@ pub(crate) struct Args {
     /// Use an inherited descriptor: a UNIX stream, datagram or seqpacket socket, or a TAP device.
     #[arg(long, value_name = "FD")]
     fd: Vec<i32>,
+
+    /// Serve the bridge of this network of mode shared or host in networks.yaml.
+    #[cfg(target_os = "linux")]
+    #[arg(long, value_name = "NAME", hide = true, conflicts_with_all = ["subnet", "gateway"])]
+    vmnet: Option<String>,
 
     /// Make a TAP device in a network namespace: PATH[,ifname=NAME][,config=off].
     ///
@@ -167,6 +175,10 @@ fn socket_path(text: &str) -> Result<PathBuf, vmlan_netd::BindError> {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    #[cfg(target_os = "linux")]
+    if let Some(name) = &args.vmnet {
+        return vmnet::run(args, name);
+    }
     let config = config(args)?;
     check(args, &config)?;
     if args.background {
@@ -328,6 +340,6 @@ fn announce(
         let written = File::from(fd).write_all(b"ready\n");
         written.map_err(|e| Failure::Failed(format!("--ready-fd: {e}")))?;
     }
-    crate::tell(&format!("ready, {} with gateway {}", config.ipv4, config.gateway));
+    crate::tell(&format!("ready, {} with gateway {}", config.ipv4, config.router().ipv4));
     Ok(pidfile)
 }

@@ -6,6 +6,7 @@ use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
+use vmlan_wire::Mac;
 
 use crate::networks::{Link, Mode, Network};
 use crate::subnet::Subnet;
@@ -46,6 +47,12 @@ pub fn gateway6(subnet: &Subnet) -> Ipv6Addr {
     let [a, b, c, d] = subnet.net().network().octets();
     let word = |high: u8, low: u8| u16::from_be_bytes([high, low]);
     Ipv6Addr::new(0xfd76, 0x6d6c, word(a, b), word(c, d), 0, 0, 0, 1)
+}
+
+/// The MAC address of a network's bridge, which the helper makes of the gateway's address.
+pub fn bridge_mac(subnet: &Subnet) -> Mac {
+    let [a, b, c, d] = subnet.gateway.octets();
+    Mac([0x52, 0x55, a, b, c, d])
 }
 
 /// What the helper is told to start a network; nothing for one that needs no root.

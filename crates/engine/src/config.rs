@@ -16,6 +16,11 @@ pub struct Config {
     pub dns: Ipv4Addr,
     /// First address of the DHCP pool.
     pub first_guest: Ipv4Addr,
+    /// Last address of the DHCP pool, if it is not that of the subnet.
+    pub last_guest: Option<Ipv4Addr>,
+    /// Somebody else who routes the guests' packets. The engine then serves addresses and names,
+    /// and leads nowhere.
+    pub router: Option<Router>,
     pub ipv6: Ipv6Net,
     pub gateway_mac: Mac,
     /// Bytes of an IP packet, header included; 576 to 65520.
@@ -35,6 +40,16 @@ pub struct Config {
     pub max_pings: usize,
     /// Unix time at engine time zero, for lease files and captures; 0 if unknown.
     pub epoch: u64,
+}
+
+/// A router beside the engine, such as the host's kernel on a bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Router {
+    pub ipv4: Ipv4Addr,
+    pub ipv6: Ipv6Addr,
+    pub mac: Mac,
+    /// Whether guests are told to send by it what is for elsewhere.
+    pub leads_out: bool,
 }
 
 /// An IPv4 subnet.
@@ -65,6 +80,8 @@ pub enum ConfigError {
     TooSmall(Ipv4Net),
     #[error("subnet {0} is not a private or shared range that guests could use")]
     NotUsable(Ipv4Net),
+    #[error("gateway {gateway} leaves no address for guests in {subnet}")]
+    NoRoom { gateway: Ipv4Addr, subnet: Ipv4Net },
     #[error("gateway {gateway} is not a host address of {subnet}")]
     GatewayOutside { gateway: Ipv4Addr, subnet: Ipv4Net },
     #[error("MTU {0} is outside 576 to 65520")]
@@ -101,6 +118,8 @@ impl Config {
             host,
             dns,
             first_guest: subnet.nth(first_guest),
+            last_guest: None,
+            router: None,
             ipv6: Ipv6Net::for_subnet(subnet),
             gateway_mac: Mac([0x52, 0x55, a, b, c, d]),
             mtu: 65520,
@@ -115,8 +134,57 @@ impl Config {
         })
     }
 
+    /// The network `subnet` of the host's own router at `gateway`, whose guests have addresses from
+    /// there to `last_guest`. The engine has the third address, the second where the router has it.
+    pub fn beside(
+        subnet: Ipv4Net,
+        gateway: Ipv4Addr,
+        mac: Mac,
+        last_guest: Ipv4Addr,
+        seed: [u8; 16],
+    ) -> Result<Self, ConfigError> {
+        let own = if gateway == subnet.nth(3) { subnet.nth(2) } else { subnet.nth(3) };
+        if !subnet.is_host(gateway) {
+            return Err(ConfigError::GatewayOutside { gateway, subnet });
+        }
+        let mut config = Self::new(subnet, Some(subnet.nth(1)), seed)?;
+        let first = gateway.to_bits().wrapping_add(1).max(subnet.nth(4).to_bits());
+        if first > last_guest.to_bits() || !subnet.is_host(last_guest) {
+            return Err(ConfigError::NoRoom { gateway, subnet });
+        }
+        (config.first_guest, config.last_guest) = (first.into(), Some(last_guest));
+        (config.gateway, config.host, config.dns) = (own, own, own);
+        let [a, b, c, d] = own.octets();
+        config.gateway_mac = Mac([0x52, 0x55, a, b, c, d]);
+        config.router =
+            Some(Router { ipv4: gateway, ipv6: config.ipv6.gateway(), mac, leads_out: true });
+        config.mtu = 1500;
+        Ok(config)
+    }
+
+    /// The router that guests are told of: the engine itself, or who is beside it.
+    pub fn router(&self) -> Router {
+        self.router.unwrap_or_else(|| Router {
+            ipv4: self.gateway,
+            ipv6: self.ipv6.gateway(),
+            mac: self.gateway_mac,
+            leads_out: true,
+        })
+    }
+
+    /// The address that the engine itself speaks from.
+    pub fn own_v6(&self) -> Ipv6Addr {
+        if self.router.is_some() { self.ipv6.dns() } else { self.ipv6.gateway() }
+    }
+
     /// Whether the engine itself owns this address.
     pub fn is_own(&self, addr: IpAddr) -> bool {
+        if self.router.is_some() {
+            return match addr {
+                IpAddr::V4(a) => a == self.dns,
+                IpAddr::V6(a) => a == self.ipv6.dns() || a == self.link_local(),
+            };
+        }
         match addr {
             IpAddr::V4(a) => a == self.gateway || a == self.host || a == self.dns,
             IpAddr::V6(a) => {
@@ -137,6 +205,9 @@ impl Config {
 
     /// Whether this is an address of the host alias: the gateway's answer for it as well.
     pub fn is_host_alias(&self, addr: IpAddr) -> bool {
+        if self.router.is_some() {
+            return false;
+        }
         match addr {
             IpAddr::V4(a) => a == self.host || a == self.gateway,
             IpAddr::V6(a) => a == self.ipv6.host() || a == self.ipv6.gateway(),

@@ -38,6 +38,9 @@ pub(crate) fn route(config: &Config, dst: SocketAddr) -> Route {
     if config.contains(ip) {
         return Route::NoGuest;
     }
+    if config.router.is_some() {
+        return Route::Forbidden;
+    }
     let allowed =
         is_outside(ip) && (!is_host_address(config, ip) || loopback_allowed(config, dst.port()));
     if allowed { Route::To(dst) } else { Route::Forbidden }
@@ -47,6 +50,9 @@ pub(crate) fn route(config: &Config, dst: SocketAddr) -> Route {
 pub(crate) fn route_ping(config: &Config, ip: IpAddr) -> Route {
     if config.contains(ip) {
         return Route::NoGuest;
+    }
+    if config.router.is_some() {
+        return Route::Forbidden;
     }
     let hidden = config.host_loopback != HostLoopback::All && is_host_address(config, ip);
     if is_outside(ip) && !hidden {
@@ -156,6 +162,23 @@ mod tests {
         assert_eq!(to(&config, "192.168.5.3:80"), Route::Forbidden);
         assert_eq!(to(&config, "192.168.5.15:80"), Route::NoGuest);
         assert_eq!(to(&config, "[fd76:6d6c:c0a8:500::15]:80"), Route::NoGuest);
+    }
+
+    #[test]
+    fn beside_a_router_nobody_is_led_anywhere() {
+        let subnet = "192.168.105.0/24".parse().unwrap();
+        let [gateway, last] = ["192.168.105.1", "192.168.105.254"].map(|a| a.parse().unwrap());
+        let mac = vmlan_wire::Mac([2, 0, 0, 0, 0, 1]);
+        let config = Config::beside(subnet, gateway, mac, last, [0; 16]).unwrap();
+        assert_eq!(to(&config, "192.168.105.3:53"), Route::Dns);
+        assert_eq!(to(&config, "[fd76:6d6c:c0a8:6900::3]:53"), Route::Dns);
+        assert_eq!(to(&config, "192.168.105.3:80"), Route::Forbidden);
+        assert_eq!(to(&config, "192.168.105.1:53"), Route::NoGuest);
+        assert_eq!(to(&config, "[fd76:6d6c:c0a8:6900::1]:80"), Route::NoGuest);
+        for dst in ["1.1.1.1:53", "10.0.0.1:80", "[2606:4700::1111]:443"] {
+            assert_eq!(to(&config, dst), Route::Forbidden, "{dst}");
+        }
+        assert_eq!(route_ping(&config, "1.1.1.1".parse().unwrap()), Route::Forbidden);
     }
 
     #[test]

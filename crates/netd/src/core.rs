@@ -61,6 +61,8 @@ pub(crate) struct Core {
     paused: Paused,
     /// Answers to questions of tunnels' clients, by the number that was asked with.
     pub(crate) resolved: Vec<(u64, Vec<u8>)>,
+    /// Where the guests of a bridge are attached, all of them.
+    pub(crate) bridge: Option<PortId>,
     /// Somebody wants the network to be there without a guest.
     pub(crate) held: bool,
     reservations: Vec<Reservation>,
@@ -137,6 +139,7 @@ impl Core {
             leaving: Vec::new(),
             paused: Paused::default(),
             resolved: Vec::new(),
+            bridge: None,
             held: false,
             reservations: Vec::new(),
             labels: HashMap::new(),

@@ -125,6 +125,14 @@ impl Daemon {
         self.core.add_link(self.wrappers.wrap(link)).map(drop)
     }
 
+    /// Attaches a bridge, behind which guests are that nobody hands over. It is no guest itself; the
+    /// network ends with it.
+    pub fn add_bridge(&mut self, link: Box<dyn Link>) -> Result<(), DaemonError> {
+        let (_, port) = self.core.add_link(self.wrappers.wrap(link))?;
+        self.core.bridge = Some(port);
+        Ok(())
+    }
+
     /// Writes the frames of all guests to a new file, in pcapng.
     pub fn capture(&mut self, path: &Path) -> Result<(), DaemonError> {
         let added = self.core.ports.captures.add_file(path);
@@ -310,9 +318,12 @@ impl Daemon {
 
     /// Whether there has been nobody for long enough.
     fn is_over(&mut self) -> bool {
+        let (links, bridges) = (self.core.ports.len(), usize::from(self.core.bridge.is_some()));
         let joining = self.joins.as_ref().is_some_and(|joins| joins.len() > 0);
-        let used =
-            joining || self.core.held || !self.tunnels.is_empty() || !self.core.ports.is_empty();
+        let used = joining || self.core.held || !self.tunnels.is_empty() || links > bridges;
+        if links < bridges {
+            return true;
+        }
         let Some(idle) = &mut self.idle else { return false };
         if used {
             idle.since = None;

@@ -24,7 +24,11 @@ const HOST_NAME: &str = "host.lima.internal";
 /// Gives a network's own names to its resolver, and makes those of its addresses its own.
 pub fn add_names(names: &mut Names, config: &Config) {
     names.remove(HOST_NAME);
-    for address in [config.host.into(), config.ipv6.host().into()] {
+    let host = match config.router {
+        Some(router) => [router.ipv4.into(), router.ipv6.into()],
+        None => [config.host.into(), config.ipv6.host().into()],
+    };
+    for address in host {
         // The name is one.
         let _ = names.add(HOST_NAME, &Target::Address(address));
     }

@@ -32,6 +32,8 @@ mod signals;
 mod token;
 mod tunnel;
 mod unix_path;
+#[cfg(target_os = "linux")]
+pub mod vmnet;
 mod watch;
 mod wishes;
 mod wrappers;
@@ -42,7 +44,7 @@ pub use error::DaemonError;
 pub use fd::{FdError, inherited};
 #[cfg(target_os = "linux")]
 pub use netns::{AttachError, Netns, NetnsSpecError, guest_interface};
-pub use network::network;
+pub use network::{bridge_network, network};
 pub use pidfile::{PidFile, PidFileError};
 pub use signals::leave_caller;
 pub use unix_path::{BindError, check as check_socket_path};

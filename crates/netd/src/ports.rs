@@ -132,8 +132,8 @@ impl Ports {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.links.is_empty()
+    pub(crate) fn len(&self) -> usize {
+        self.links.len()
     }
 
     /// The link with a number now.

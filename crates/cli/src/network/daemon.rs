@@ -70,27 +70,32 @@ fn failed(error: impl std::fmt::Display) -> Failure {
 pub(crate) struct Daemon {
     pub(crate) name: String,
     pub(crate) paths: NetworkPaths,
-    subnet: String,
-    gateway: String,
+    /// What `vmlan netd` is told of the network itself.
+    network: Vec<String>,
     reservations: Vec<Reservation>,
 }
 
 impl Daemon {
     pub(crate) fn of(home: &LimaHome, network: &Network) -> Result<Self, String> {
-        let subnet =
-            network.subnet().filter(|_| network.mode == Mode::UserV2).ok_or_else(|| {
-                let (name, mode) = (&network.name, network.mode);
-                format!("network `{name}` has mode {mode}, which vmlan cannot start yet")
-            })?;
-        let paths = home.network(&network.name);
+        let name = &network.name;
+        let words = match (network.mode, network.subnet()) {
+            (Mode::UserV2, Some(subnet)) => {
+                let (net, gateway) = (subnet.net().to_string(), subnet.gateway.to_string());
+                vec!["--subnet".into(), net, "--gateway".into(), gateway]
+            }
+            (Mode::Shared | Mode::Host, _) if cfg!(target_os = "linux") => {
+                vec!["--vmnet".into(), name.clone()]
+            }
+            (mode, _) => {
+                return Err(format!(
+                    "network `{name}` has mode {mode}, which vmlan cannot start yet"
+                ));
+            }
+        };
+        let paths = home.network(name);
         paths.check().map_err(|e| e.to_string())?;
-        Ok(Self {
-            name: network.name.clone(),
-            paths,
-            subnet: subnet.net().to_string(),
-            gateway: subnet.gateway.to_string(),
-            reservations: network.reservations.clone(),
-        })
+        let reservations = network.reservations.clone();
+        Ok(Self { name: name.clone(), paths, network: words, reservations })
     }
 
     /// Brings the daemon up if it is not there, and has it stay without a guest.
@@ -128,7 +133,7 @@ impl Daemon {
         let mut command = self.background()?;
         command
             .args(["netd", "--background", "--exit-idle", GRACE])
-            .args(["--subnet", &self.subnet, "--gateway", &self.gateway])
+            .args(&self.network)
             .arg("--listen-qemu")
             .arg(&paths.qemu)
             .arg("--listen-fd")

@@ -10,8 +10,8 @@ use std::time::UNIX_EPOCH;
 
 use vmlan_config::raw::{At, RawEntry};
 use vmlan_config::{Attachment, LimaHome, Mode, NetworksFile, Target};
-use vmlan_link::tap::InterfaceConfig;
-use vmlan_vm::netns::{self, Supervisor};
+use vmlan_netd::vmnet::Helper;
+use vmlan_vm::netns::{self, Card, Supervisor};
 
 use super::Args;
 use super::managed::Managed;
@@ -21,7 +21,7 @@ use crate::Failure;
 /// The guest's side of its networks.
 #[derive(Debug)]
 pub(super) struct Cards {
-    cards: Vec<InterfaceConfig>,
+    cards: Vec<Card>,
     places: Vec<Place>,
     resolvers: Vec<IpAddr>,
 }
@@ -36,7 +36,8 @@ enum Place {
 /// A guest on the default network and no other.
 pub(super) fn alone(args: &Args) -> Result<Cards, Failure> {
     let own = Own::new(args)?;
-    let (cards, resolvers) = (vec![own.card()], vec![own.resolver()]);
+    let card = Card { config: own.card(), given: false };
+    let (cards, resolvers) = (vec![card], vec![own.resolver()]);
     Ok(Cards { cards, resolvers, places: vec![Place::Own(Box::new(own))] })
 }
 
@@ -48,15 +49,15 @@ pub(super) fn joined(args: &Args) -> Result<Cards, Failure> {
     if managed {
         refuse_flags(args)?;
     }
+    let mut names = None;
     let mut cards = Cards { cards: Vec::new(), places: Vec::new(), resolvers: Vec::new() };
     for (i, attachment) in attachments.iter().enumerate() {
         let (mut card, place) = match &attachment.target {
             Target::Lima(name) => {
                 let network = crate::network::find(&file, name)?;
                 let managed = Managed::ask(&home, network, attachment, args, i == 0)?;
-                if i == 0 {
-                    cards.resolvers = managed.resolvers();
-                }
+                // It knows the names of the guests there, which the default network's does not.
+                names.get_or_insert_with(|| managed.resolvers());
                 (managed.card(), Place::Managed(Box::new(managed)))
             }
             _ => {
@@ -68,8 +69,12 @@ pub(super) fn joined(args: &Args) -> Result<Cards, Failure> {
         card.name.clone_from(&attachment.interface);
         card.mac = Some(attachment.mac.0);
         card.metric = Some(attachment.metric);
-        cards.cards.push(card);
+        let given = matches!(&place, Place::Managed(managed) if managed.is_bridged());
+        cards.cards.push(Card { config: card, given });
         cards.places.push(place);
+    }
+    if let Some(names) = names {
+        cards.resolvers = names;
     }
     Ok(cards)
 }
@@ -151,12 +156,13 @@ fn refuse_what_cannot_be(file: &NetworksFile, attachments: &[Attachment]) -> Res
                 return refused("vzNAT: it is for virtual machines of vmType vz on macOS".into());
             }
             Target::Lima(name) => {
-                let mode = crate::network::find(file, name)?.mode;
-                if mode != Mode::UserV2 {
-                    return refused(format!(
-                        "lima:{name}: it has mode {mode}, which needs root; run joins networks of \
-                         mode user-v2"
-                    ));
+                let network = crate::network::find(file, name)?;
+                let mode = network.mode;
+                if let Some(Err(why)) = Helper::of(network).map(|helper| helper.check()) {
+                    return refused(format!("lima:{name}: {why}"));
+                }
+                if mode == Mode::Bridged {
+                    return refused(format!("lima:{name}: run cannot join mode {mode} yet"));
                 }
                 if names.contains(&name.as_str()) {
                     return refused(format!("lima:{name}: given twice"));

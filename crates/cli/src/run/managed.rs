@@ -1,5 +1,6 @@
-//! A guest's card on a configured network of mode user-v2. The process beside the guest lends the
-//! card to the network's daemon; it brings up another daemon, and joins again, when that one dies.
+//! A guest's card on a configured network. The process beside the guest lends the card to the
+//! network's daemon, or has root's helper make it on the network's bridge; it brings up another
+//! daemon, and joins again, when that one dies.
 
 use std::io;
 use std::net::IpAddr;
@@ -14,7 +15,9 @@ use vmlan_engine::Forward;
 use vmlan_engine::io::ListenAddr;
 use vmlan_link::tap::InterfaceConfig;
 use vmlan_netd::managed::{self, Forwarded, Hello, JoinError, Joined, Welcome};
+use vmlan_netd::vmnet::Helper;
 use vmlan_vm::netns::Supervisor;
+use vmlan_wire::Mac;
 
 use super::Args;
 use crate::Failure;
@@ -26,6 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(super) struct Managed {
     daemon: Daemon,
+    /// Makes the card, on a network with a bridge.
+    helper: Option<Helper>,
+    mac: Mac,
+    interface: String,
     hello: Hello,
     welcome: Welcome,
     /// In place of the network's own name server.
@@ -49,6 +56,7 @@ impl Managed {
             addresses: None,
             hosts: resolver.hosts,
             ipv6: resolver.ipv6,
+            bridged: false,
             mac: vmlan_config::show_mac(attachment.mac),
             name: args.name.clone(),
             forwards: forwards.map(forwarded).collect::<Result<_, _>>().map_err(Failure::Failed)?,
@@ -59,7 +67,15 @@ impl Managed {
             crate::tell(warning);
         }
         hello.addresses = Some((welcome.address, welcome.address6));
-        Ok(Self { daemon, hello, welcome, dns: resolver.dns })
+        let helper = Helper::of(network);
+        hello.bridged = helper.is_some();
+        let (mac, interface) = (attachment.mac, attachment.interface.clone());
+        Ok(Self { daemon, helper, mac, interface, hello, welcome, dns: resolver.dns })
+    }
+
+    /// The card is made by root's helper.
+    pub(super) fn is_bridged(&self) -> bool {
+        self.helper.is_some()
     }
 
     pub(super) fn resolvers(&self) -> Vec<IpAddr> {
@@ -74,19 +90,28 @@ impl Managed {
                 (welcome.address.into(), welcome.prefix),
                 (welcome.address6.into(), 64),
             ],
-            gateways: vec![welcome.gateway.into(), welcome.gateway6.into()],
+            gateways: match welcome.isolated {
+                true => Vec::new(),
+                false => vec![welcome.gateway.into(), welcome.gateway6.into()],
+            },
             ..InterfaceConfig::default()
         }
     }
 
     pub(super) fn serve(&self, card: &OwnedFd, supervisor: &Supervisor) -> Result<(), String> {
         let mut first = true;
+        if let Some(helper) = &self.helper {
+            let attached = helper.attach(card.as_fd(), &self.interface, self.mac);
+            attached.map_err(|e| e.to_string())?;
+        }
         loop {
             if !self.daemon.is_configured() {
                 return Err(format!("network `{}` has been deleted", self.daemon.name));
             }
-            let joined =
-                until_joined(&self.daemon, |s| managed::join(s, &self.hello, card.as_fd()))?;
+            let joined = until_joined(&self.daemon, |stream| match self.helper {
+                Some(_) => managed::stay(stream, &self.hello),
+                None => managed::join(stream, &self.hello, card.as_fd()),
+            })?;
             if !joined.welcome.is_same_card(&self.welcome) {
                 let (old, new) = (self.welcome.address, joined.welcome.address);
                 return Err(format!("the network has the address {new} for the guest, not {old}"));

@@ -60,7 +60,7 @@ fn what_run_cannot_join_is_refused_before_anything_is_started() {
         (
             &["--network", "lima:lab,lima:lan"][..],
             125,
-            "lima:lan: it has mode shared, which needs root",
+            "lima:lan: `/usr/local/libexec/vmlan-helper` has to be installed",
         ),
         (&["--network", "lima:lab", "--network", "lima:lab"], 125, "lima:lab: given twice"),
         (&["--network", "lima:none"], 125, "not defined in networks.yaml"),

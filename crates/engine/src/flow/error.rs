@@ -104,7 +104,7 @@ impl HostError {
     fn offender(&self, net: &Net, quote: &Quote) -> IpAddr {
         let gateway = || match quote.src {
             IpAddr::V4(_) => net.config.gateway.into(),
-            IpAddr::V6(_) => net.config.ipv6.gateway().into(),
+            IpAddr::V6(_) => net.config.own_v6().into(),
         };
         let same_family = self.to.is_ipv6() == quote.src.is_ipv6();
         match self.offender {

@@ -331,7 +331,10 @@ impl Dhcp {
         } else {
             options.insert(DhcpOption::SubnetMask(config.ipv4.mask()));
             options.insert(DhcpOption::BroadcastAddr(config.ipv4.broadcast()));
-            options.insert(DhcpOption::Router(vec![config.gateway]));
+            let router = config.router();
+            if router.leads_out {
+                options.insert(DhcpOption::Router(vec![router.ipv4]));
+            }
             options.insert(DhcpOption::DomainNameServer(vec![config.dns]));
             options.insert(DhcpOption::InterfaceMtu(config.mtu));
             if let [only] = self.search.as_slice() {

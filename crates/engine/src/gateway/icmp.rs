@@ -70,7 +70,7 @@ pub(crate) fn own_address(config: &Config, dst: IpAddr) -> IpAddr {
     match dst {
         dst if config.is_own(dst) => dst,
         IpAddr::V4(_) => config.gateway.into(),
-        IpAddr::V6(_) => config.ipv6.gateway().into(),
+        IpAddr::V6(_) => config.own_v6().into(),
     }
 }
 

@@ -81,7 +81,8 @@ impl Pool {
     /// Numbers from the first guest's to the last of the subnet.
     pub(super) fn new(config: &Config, now: Instant) -> Self {
         let number = |ip: Ipv4Addr| ip.to_bits().wrapping_sub(config.ipv4.network.to_bits());
-        let range = number(config.first_guest)..=number(config.ipv4.broadcast()).saturating_sub(1);
+        let last = number(config.ipv4.broadcast()).saturating_sub(1);
+        let range = number(config.first_guest)..=config.last_guest.map_or(last, number);
         let state = SeededState::new(config.seed);
         let (mut reserved, mut reservations) =
             (HashMap::with_hasher(state), HashMap::with_hasher(state));

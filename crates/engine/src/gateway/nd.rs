@@ -97,7 +97,7 @@ pub(super) fn solicit(net: &mut Net, io: &mut Io<'_>, target: Ipv6Addr) {
 
 /// The gateway's address on the same link as `peer`: link-local answers link-local.
 pub(super) fn own_source(net: &Net, peer: Ipv6Addr) -> Ipv6Addr {
-    if peer.is_unicast_link_local() { net.config.link_local() } else { net.config.ipv6.gateway() }
+    if peer.is_unicast_link_local() { net.config.link_local() } else { net.config.own_v6() }
 }
 
 /// Answers a solicitation; a probe of duplicate address detection is answered to everybody

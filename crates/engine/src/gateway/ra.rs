@@ -18,7 +18,7 @@ use vmlan_wire::Mac;
 
 use super::limit::Limiter;
 use super::nd::{ALL_NODES, HOP_LIMIT};
-use crate::config::Config;
+use crate::config::{Config, eui64};
 use crate::hash::SeededState;
 use crate::io::Io;
 use crate::net::{IpHeader, Net};
@@ -110,7 +110,9 @@ impl Ra {
     }
 
     fn send(&self, net: &mut Net, io: &mut Io<'_>, to: Mac, dst: Ipv6Addr) {
-        let mut ip = IpHeader::new(net.config.link_local().into(), dst.into(), IpProtocol::Icmpv6);
+        // In the name of whoever is the router: it is by this address that guests send.
+        let router = eui64([0xfe80, 0, 0, 0], net.config.router().mac);
+        let mut ip = IpHeader::new(router.into(), dst.into(), IpProtocol::Icmpv6);
         ip.ttl = HOP_LIMIT;
         let Some((head, options)) = self.message.split_first_chunk::<16>() else { return };
         net.send_ip(io, to, &ip, head, options);
@@ -118,16 +120,18 @@ impl Ra {
 }
 
 fn message(config: &Config) -> Vec<u8> {
+    let router = config.router();
+    let lifetime = if router.leads_out { ROUTER_LIFETIME } else { 0 };
     let seconds = smoltcp::time::Duration::from_secs;
     let repr = NdiscRepr::RouterAdvert {
         hop_limit: 64,
         // Addresses come from the prefix; DHCPv6 has the other things, and addresses for those
         // who ask.
         flags: NdiscRouterFlags::OTHER,
-        router_lifetime: seconds(u64::from(ROUTER_LIFETIME)),
+        router_lifetime: seconds(u64::from(lifetime)),
         reachable_time: seconds(0),
         retrans_time: seconds(0),
-        lladdr: Some(config.gateway_mac.into()),
+        lladdr: Some(router.mac.into()),
         mtu: (config.mtu >= IPV6_MIN_MTU).then(|| u32::from(config.mtu)),
         prefix_info: Some(NdiscPrefixInformation {
             prefix_len: 64,

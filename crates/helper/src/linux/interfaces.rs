@@ -101,14 +101,15 @@ impl Interfaces {
         result.map_err(doing(format!("give {} the address {address}/{prefix}", link.name)))
     }
 
-    /// Makes a pair of interfaces: a port of `bridge`, and the guest's end in its namespace.
+    /// Makes a pair of interfaces: a port of `bridge`, and the guest's end in its namespace. False if
+    /// there is one of that name.
     pub(super) fn add_veth(
         &mut self,
         bridge: &Link,
         guest: &str,
         mac: [u8; 6],
         namespace: BorrowedFd<'_>,
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
         let name = port_name()?;
         let there = u32::try_from(namespace.as_raw_fd()).unwrap_or(0);
         let request = create().text(libc::IFLA_IFNAME, &name).number(libc::IFLA_GROUP, 0);
@@ -122,9 +123,11 @@ impl Interfaces {
                 })
             })
         });
-        let made = self.0.ask(request);
-        made.map_err(doing(format!("make {guest} in the guest's namespace")))?;
-        self.add_port(bridge, &name)
+        match self.0.ask(request) {
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => return Ok(false),
+            made => made.map_err(doing(format!("make {guest} in the guest's namespace")))?,
+        }
+        self.add_port(bridge, &name).map(|()| true)
     }
 
     /// Makes a TAP that is a port of `bridge` and lives as long as its descriptor.

@@ -34,29 +34,21 @@ fn doing<E: Display>(what: impl Into<String>) -> impl FnOnce(E) -> String {
     move |e| format!("cannot {what}: {e}")
 }
 
-/// Makes the network. The answer is a TAP on it, for who serves addresses and names there, with the
-/// MAC address of the host; on a bridged network it is without, because others serve there.
+/// Makes the network. With the answer comes a TAP on it, for who serves addresses and names there;
+/// a bridged network has none, because others serve it.
 fn start(caller: Caller, bridge: &Bridge, network: &Network) -> Result<(), String> {
     let line = Line::open(caller)?;
     // Nobody is to wait for a caller that does not listen.
     let tap = network::start(&Store::open()?, caller, bridge, network)?;
-    let text = match network.gateway() {
-        Some(gateway) => format!("ready {}", show_mac(gateway.mac())),
-        None => "ready".into(),
-    };
-    line.tell(&text, tap.as_ref().map(AsFd::as_fd))
+    line.tell("ready", tap.as_ref().map(AsFd::as_fd))
 }
 
 /// Gives a guest a card. `veth NAME MAC` comes with the guest's network namespace, in which the card
-/// is made; `tap` is answered by a descriptor.
+/// is made unless it is there already; `tap` is answered by a descriptor.
 fn attach(caller: Caller, bridge: &Bridge) -> Result<(), String> {
     let line = Line::open(caller)?;
     let (text, fd) = line.hear()?;
     let wanted = network::Card::parse(&text, fd)?;
-    let tap = network::attach(&Store::open()?, caller, bridge, &wanted)?;
-    line.tell("attached", tap.as_ref().map(AsFd::as_fd))
-}
-
-fn show_mac(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
+    let (text, tap) = network::attach(&Store::open()?, caller, bridge, &wanted)?;
+    line.tell(text, tap.as_ref().map(AsFd::as_fd))
 }

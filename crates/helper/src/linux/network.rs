@@ -166,13 +166,13 @@ fn undo(
     sysctl::put_back(store, firewall::others_translate())
 }
 
-/// Gives a guest its card. Returns the card of a virtual machine.
+/// Gives a guest its card. Returns what to tell it, and the card of a virtual machine.
 pub(super) fn attach(
     store: &Store,
     caller: Caller,
     bridge: &Bridge,
     card: &Card,
-) -> Result<Option<OwnedFd>, String> {
+) -> Result<(&'static str, Option<OwnedFd>), String> {
     let name = bridge.as_str();
     let none = || format!("the network {name} is not there");
     let state = store.read(bridge)?.ok_or_else(none)?;
@@ -187,10 +187,10 @@ pub(super) fn attach(
             if state.network.gateway().is_some_and(|gateway| gateway.mac() == *mac) {
                 return Err("the card's MAC address is the host's".into());
             }
-            interfaces.add_veth(&link, name.as_str(), *mac, namespace.as_fd())?;
-            Ok(None)
+            let new = interfaces.add_veth(&link, name.as_str(), *mac, namespace.as_fd())?;
+            Ok((if new { "attached" } else { "there" }, None))
         }
-        Card::Tap => interfaces.add_tap(&link).map(Some),
+        Card::Tap => Ok(("attached", Some(interfaces.add_tap(&link)?))),
     }
 }
 

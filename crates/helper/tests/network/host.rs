@@ -128,7 +128,7 @@ impl Host {
     pub(crate) fn start(&self, uid: u32, args: &str) -> OwnedFd {
         let started = self.helper(uid, &format!("start {args}")).end();
         let (text, tap) = started.unwrap();
-        assert!(text.starts_with("ready "), "{text}");
+        assert_eq!(text, "ready");
         tap.expect("a TAP")
     }
 

@@ -96,8 +96,8 @@ pub(super) fn network(core: &mut Core) -> Network {
     Network {
         subnet: config.ipv4.to_string(),
         ipv6: format!("{}/64", config.ipv6.prefix),
-        gateway: config.gateway,
-        host: config.host,
+        gateway: config.router().ipv4,
+        host: config.router.map_or(config.host, |router| router.ipv4),
         dns: config.dns,
         mtu: config.mtu,
         daemon,

@@ -41,6 +41,11 @@ pub fn ask(stream: UnixStream, hello: &Hello) -> Result<Welcome, JoinError> {
     talk(stream, hello, None).map(|joined| joined.welcome)
 }
 
+/// Joins with a card that is on the network's bridge already.
+pub fn stay(stream: UnixStream, hello: &Hello) -> Result<Joined, JoinError> {
+    talk(stream, hello, None)
+}
+
 /// Joins with a network card.
 pub fn join(stream: UnixStream, hello: &Hello, card: BorrowedFd<'_>) -> Result<Joined, JoinError> {
     talk(stream, hello, Some(card))

@@ -58,7 +58,8 @@ enum State {
 struct Guest {
     mac: Mac,
     name: Option<String>,
-    link: LinkId,
+    /// None for a guest on the bridge, which others are behind too.
+    link: Option<LinkId>,
     port: PortId,
     forwards: Vec<ForwardId>,
     hosts: Hosts,
@@ -239,7 +240,6 @@ impl Guest {
             core.remove_forward(forward);
         }
         self.hosts.remove_from(core.sockets.resolver().names_mut());
-        core.sockets.resolver().set_ipv6_of(self.port.0.into(), None);
         match &self.name {
             Some(name) => {
                 core.sockets.resolver().names_mut().remove(name);
@@ -248,7 +248,10 @@ impl Guest {
             }
             None => core.unassign(self.mac),
         }
-        core.let_go(self.link);
+        if let Some(link) = self.link {
+            core.sockets.resolver().set_ipv6_of(self.port.0.into(), None);
+            core.let_go(link);
+        }
     }
 }
 
@@ -274,14 +277,17 @@ fn welcome(
     core.reserve_for(mac, hello.name.as_deref())?;
     let mut hosts = Hosts::new(&hello.hosts, core.sockets.resolver().names_mut())?;
     let warnings = std::mem::take(&mut hosts.warnings);
-    let Some(card) = card else {
+    let (link, port) = if let Some(card) = card {
+        let (link, port) = core.add_link(open(core, wrappers, card)?).map_err(|e| e.to_string())?;
+        core.sockets.resolver().set_ipv6_of(port.0.into(), hello.ipv6);
+        (Some(link), port)
+    } else if hello.bridged {
+        (None, core.bridge.ok_or("the network has no bridge")?)
+    } else {
         let addresses = core.assign(mac, None, hello.addresses).ok_or_else(|| exhausted(core))?;
         return Ok((described(core, addresses, warnings), None));
     };
-    let link = open(core, wrappers, card)?;
-    let (link, port) = core.add_link(link).map_err(|e| e.to_string())?;
     hosts.add_to(core.sockets.resolver().names_mut());
-    core.sockets.resolver().set_ipv6_of(port.0.into(), hello.ipv6);
     let mut guest = Guest { mac, name, link, port, forwards: Vec::new(), hosts };
     let Some(addresses) = core.assign(mac, Some(port), hello.addresses) else {
         guest.leave(core);
@@ -310,7 +316,9 @@ fn welcome(
             let _ = names.add(name, &Target::Address(address));
         }
     }
-    core.ports.set_name(port, hello.name.clone());
+    if guest.link.is_some() {
+        core.ports.set_name(port, hello.name.clone());
+    }
     let info = GuestInfo { mac, port, name: hello.name, addresses };
     core.guests.push(info);
     Ok((described(core, addresses, warnings), Some(guest)))
@@ -330,15 +338,17 @@ fn described(
     warnings: Vec<String>,
 ) -> Welcome {
     let config = core.engine.config();
+    let router = config.router();
     Welcome {
         address,
         prefix: config.ipv4.prefix,
         address6,
-        gateway: config.gateway,
-        gateway6: config.ipv6.gateway(),
+        gateway: router.ipv4,
+        gateway6: router.ipv6,
         dns: config.dns,
         mtu: config.mtu,
         warnings,
+        isolated: !router.leads_out,
     }
 }
 

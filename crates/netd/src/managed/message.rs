@@ -28,6 +28,9 @@ pub struct Hello {
     /// Whether outside names have IPv6 addresses for the guest; by default as the host has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<bool>,
+    /// The guest's card is on the network's bridge: it stays without handing one over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bridged: bool,
     /// Ports of the host that lead to the guest while it is there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forwards: Vec<Forwarded>,
@@ -55,6 +58,9 @@ pub struct Welcome {
     /// What the guest does not get although it joins.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// The gateway leads nowhere: there is no way out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub isolated: bool,
 }
 
 impl Welcome {

@@ -12,7 +12,7 @@ mod hosts;
 mod joins;
 mod message;
 
-pub use client::{JoinError, Joined, ask, join};
+pub use client::{JoinError, Joined, ask, join, stay};
 pub use end::end;
 pub use ensure::{EnsureError, ensure, lock};
 pub(crate) use joins::Joins;

@@ -24,7 +24,8 @@ pub(super) struct Channel(OwnedFd);
 pub(super) enum Message {
     /// To init: your user and group are mapped.
     Mapped,
-    /// To the supervisor, with a descriptor: the guest's next network card.
+    /// To the supervisor, with a descriptor: a network card of the guest's, or the network namespace
+    /// that is to be given one. To init: it has been given.
     Card,
     /// To the supervisor: everything is prepared.
     Ready,

@@ -41,11 +41,18 @@ fn prepare(line: &Channel, guest: &Guest) -> Result<Option<Keeper>, String> {
         .map_err(|e| format!("cannot be tied to the supervisor: {e}"))?;
     expect(line, &Message::Mapped)?;
     quiet_ipv6();
-    for config in &guest.cards {
-        let card = rights::tap(&config.name)?;
-        let _ = sys::leave_to_namespace(card.as_fd());
-        line.send_with(&Message::Card, Some(card.as_fd())).map_err(gone)?;
-        drop(card);
+    for card in &guest.cards {
+        let config = &card.config;
+        if card.given {
+            let namespace = fs::File::open("/proc/self/ns/net")
+                .map_err(|e| format!("cannot open the guest's network namespace: {e}"))?;
+            line.send_with(&Message::Card, Some(namespace.as_fd())).map_err(gone)?;
+            expect(line, &Message::Card)?;
+        } else {
+            let tap = rights::tap(&config.name)?;
+            let _ = sys::leave_to_namespace(tap.as_fd());
+            line.send_with(&Message::Card, Some(tap.as_fd())).map_err(gone)?;
+        }
         vmlan_link::tap::configure_interface(config).map_err(|e| e.to_string())?;
     }
     let places = files::replace(&guest.resolvers, &guest.hidden).map_err(|e| rights::mount(&e))?;

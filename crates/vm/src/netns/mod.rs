@@ -47,13 +47,22 @@ pub struct Guest {
     pub command: Vec<CString>,
     /// Run it as root of the guest instead of as the caller.
     pub root: bool,
-    /// The guest's network cards and their addresses; at least one. Each has a process that serves
-    /// it.
-    pub cards: Vec<InterfaceConfig>,
+    /// The guest's network cards; at least one. Each has a process that serves it.
+    pub cards: Vec<Card>,
     /// The name servers in resolv.conf.
     pub resolvers: Vec<IpAddr>,
     /// Directories of the host's that are empty to the guest, where they exist.
     pub hidden: Vec<PathBuf>,
+}
+
+/// A network card of a guest's.
+#[derive(Clone, Debug)]
+pub struct Card {
+    /// Its addresses and routes.
+    pub config: InterfaceConfig,
+    /// It is not a TAP that the guest makes: whoever serves is given the guest's network namespace,
+    /// and puts an interface of this name there before it is ready.
+    pub given: bool,
 }
 
 /// How the command ended.
@@ -115,15 +124,21 @@ fn prepare(
     ids::map(init, guest.root).map_err(|e| rights::mapping(&e))?;
     line.send(&Message::Mapped).map_err(|e| format!("cannot reach the guest's init: {e}"))?;
     let mut places = Vec::new();
-    for index in 0..guest.cards.len() {
-        let (Message::Card, Some(card)) = expect(line)? else {
+    for (index, card) in guest.cards.iter().enumerate() {
+        let (Message::Card, Some(fd)) = expect(line)? else {
             return Err("the guest's init has no network card to give".into());
         };
-        let place = Place::start(index, card, serve);
-        places.push(place.map_err(|e| format!("cannot start the network's process: {e}"))?);
+        let place = Place::start(index, fd, serve);
+        let place = place.map_err(|e| format!("cannot start the network's process: {e}"))?;
+        if card.given {
+            place.wait_ready()?;
+            line.send(&Message::Card).map_err(|e| format!("cannot reach the guest's init: {e}"))?;
+        }
+        places.push(place);
     }
     expect(line)?;
-    places.iter().try_for_each(Place::wait_ready)?;
+    let made = places.iter().zip(&guest.cards).filter(|(_, card)| !card.given);
+    made.map(|(place, _)| place).try_for_each(Place::wait_ready)?;
     Ok(places)
 }
 

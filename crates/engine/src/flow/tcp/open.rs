@@ -177,7 +177,7 @@ impl Tcp {
     pub(super) fn free_port(&mut self, net: &Net, guest: SocketAddr) -> Option<SocketAddr> {
         let gateway = match guest.ip() {
             IpAddr::V4(_) => IpAddr::V4(net.config.gateway),
-            IpAddr::V6(_) => IpAddr::V6(net.config.ipv6.gateway()),
+            IpAddr::V6(_) => IpAddr::V6(net.config.own_v6()),
         };
         for _ in FIRST_PORT..=u16::MAX {
             self.next_port = self.next_port.checked_add(1).unwrap_or(FIRST_PORT).max(FIRST_PORT);

@@ -209,7 +209,7 @@ impl Clients {
     fn free_port(&mut self, config: &Config, guest: SocketAddr, own: u16) -> Option<SocketAddr> {
         let gateway = match guest.ip() {
             IpAddr::V4(_) => IpAddr::V4(config.gateway),
-            IpAddr::V6(_) => IpAddr::V6(config.ipv6.gateway()),
+            IpAddr::V6(_) => IpAddr::V6(config.own_v6()),
         };
         let mut shown = SocketAddr::new(gateway, own);
         if own >= FIRST_OWN_PORT && !self.by_shown.contains_key(&(guest, shown)) {

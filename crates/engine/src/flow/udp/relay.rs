@@ -51,7 +51,7 @@ impl Udp {
     ) -> Result<(), Failure> {
         let gateway = match guest.ip() {
             IpAddr::V4(_) => IpAddr::V4(net.config.gateway),
-            IpAddr::V6(_) => IpAddr::V6(net.config.ipv6.gateway()),
+            IpAddr::V6(_) => IpAddr::V6(net.config.own_v6()),
         };
         let kept = (port >= super::clients::FIRST_OWN_PORT).then(|| (gateway, port).into());
         let forward = relay.0 | RELAY;
