@@ -43,7 +43,7 @@ pub use config::Config;
 pub use flow::tcp::DialId;
 pub use flow::udp::{RelayId, Relayed};
 pub use forward::{Forward, ForwardId, parse_forward, parse_listen, parse_publish};
-pub use gateway::SavedLease;
+pub use gateway::{PresentLease, SavedLease};
 pub use io::{Failure, Host, Io, Links, PortId, Readiness, SockId, Token};
 pub use stats::{Drop, Stats};
 pub use switch::PortCaps;

@@ -21,6 +21,7 @@ use vmlan_wire::{FrameBatch, Mac};
 
 use crate::DaemonError;
 use crate::clock::Clock;
+use crate::names::LeaseNames;
 use crate::paused::{Pause, Paused};
 use crate::ports::{LinkId, Ports, Turn};
 use crate::pulse::Pulse;
@@ -66,6 +67,7 @@ pub(crate) struct Core {
     /// Somebody wants the network to be there without a guest.
     pub(crate) held: bool,
     reservations: Vec<Reservation>,
+    pub(crate) lease_names: LeaseNames,
     /// What clients of the control API said of the forwards that they opened.
     pub(crate) labels: HashMap<ForwardId, Label>,
     pub(crate) pulse: Pulse,
@@ -142,6 +144,7 @@ impl Core {
             bridge: None,
             held: false,
             reservations: Vec::new(),
+            lease_names: LeaseNames::default(),
             labels: HashMap::new(),
             pulse: Pulse::new(clock.now()),
         }
@@ -331,6 +334,7 @@ impl Core {
         self.timeouts();
         self.flush();
         self.close_left();
+        self.name_leases();
         if !self.ports.captures.is_empty() {
             self.ports.captures.flush();
         }
@@ -485,6 +489,26 @@ impl Core {
         if self.ports.next_timeout().is_some() {
             self.ports.handle_timeout(SystemInstant::now());
         }
+    }
+
+    fn name_leases(&mut self) {
+        if self.lease_names.must_look(self.engine.lease_changes()) {
+            self.update_lease_names();
+        }
+    }
+
+    /// Gives names to guests that have not joined by one.
+    pub(crate) fn update_lease_names(&mut self) {
+        let Self { engine, guests, lease_names, reservations, sockets, .. } = self;
+        let joined = |mac: Mac, host: &str| {
+            let is_host = |guest: &GuestInfo| {
+                let name = guest.name.as_deref().map(vmlan_config::host_name);
+                name.is_some_and(|name| name.is_ok_and(|name| name.eq_ignore_ascii_case(host)))
+            };
+            guests.iter().any(|guest| guest.mac == mac || is_host(guest))
+        };
+        let names = sockets.resolver().names_mut();
+        lease_names.update(engine.present_leases(), reservations, joined, names);
     }
 
     fn flush(&mut self) {

@@ -20,6 +20,7 @@ mod leases;
 mod level;
 mod listener;
 pub mod managed;
+mod names;
 #[cfg(target_os = "linux")]
 mod netns;
 mod network;

@@ -186,7 +186,7 @@ fn refuse_flags(args: &Args) -> Result<(), Failure> {
         (
             args.capture.is_some(),
             "--capture",
-            "the frames of a user-v2 network pass its daemon, not this command",
+            "frames of a user-v2 network pass its daemon; see: vmlan capture NETWORK [GUEST]",
         ),
     ];
     match why.into_iter().find(|(given, ..)| *given) {

@@ -12,6 +12,8 @@ mod guests;
 mod lab;
 mod list;
 #[cfg(target_os = "linux")]
+mod machines;
+#[cfg(target_os = "linux")]
 mod settings;
 #[cfg(target_os = "linux")]
 mod several;

@@ -5,6 +5,7 @@
 //! are there, since one of them may have configured it by hand; a single guest has its offer at
 //! once. The server speaks for its whole subnet: what is not its own to give gets a NAK.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use vmlan_wire::Mac;
 use super::lease::{BAD_TIME, Lease, Pool, State};
 use super::{arp, udp};
 use crate::config::Config;
+use crate::hash::SeededState;
 use crate::io::{Io, PortId};
 use crate::net::{IpHeader, Net};
 use crate::packet::Packet;
@@ -48,11 +50,18 @@ const PADDED: usize = 300;
 /// What of identifiers is kept and sent back.
 const MAX_IDENTIFIER: usize = 255;
 
+/// The longest label of a name (RFC 1035).
+const MAX_HOST_NAME: usize = 63;
+/// Names of more guests than have leases are not kept.
+const MAX_HOST_NAMES: usize = 4096;
+
 #[derive(Debug)]
 pub(super) struct Dhcp {
     pool: Pool,
     probes: Vec<Probe>,
     search: Vec<Name>,
+    /// What guests with a lease call themselves.
+    host_names: HashMap<Mac, Box<str>, SeededState>,
 }
 
 /// A discovery that waits to see whether anybody has the address.
@@ -76,13 +85,18 @@ struct Request {
     server: Option<Ipv4Addr>,
     identifier: Option<Vec<u8>>,
     relay_information: Option<Vec<u8>>,
+    host_name: Option<String>,
     max_size: usize,
 }
 
 impl Dhcp {
     pub(super) fn new(config: &Config, now: Instant) -> Self {
-        let mut dhcp =
-            Self { pool: Pool::new(config, now), probes: Vec::new(), search: Vec::new() };
+        let mut dhcp = Self {
+            pool: Pool::new(config, now),
+            probes: Vec::new(),
+            search: Vec::new(),
+            host_names: HashMap::with_hasher(SeededState::new(config.seed)),
+        };
         dhcp.set_search(config);
         dhcp
     }
@@ -98,6 +112,22 @@ impl Dhcp {
 
     pub(super) fn pool_mut(&mut self) -> &mut Pool {
         &mut self.pool
+    }
+
+    /// What a guest called itself when it got its lease.
+    pub(super) fn host_name(&self, mac: Mac) -> Option<&str> {
+        self.host_names.get(&mac).map(|name| &**name)
+    }
+
+    fn set_host_name(&mut self, mac: Mac, name: Option<&str>) {
+        if self.host_names.len() >= MAX_HOST_NAMES {
+            let pool = &self.pool;
+            self.host_names.retain(|mac, _| pool.of(*mac).is_some_and(|l| l.state == State::Bound));
+        }
+        match name {
+            Some(name) => self.host_names.insert(mac, name.into()),
+            None => self.host_names.remove(&mac),
+        };
     }
 
     /// The number of the address that a guest has or had.
@@ -210,6 +240,7 @@ impl Dhcp {
             return Err(Drop::Limit);
         }
         net.lease(ip.into(), request.mac, request.port, io.now);
+        self.set_host_name(request.mac, request.host_name.as_deref());
         self.answer(net, io, request, MessageType::Ack, Some(ip));
         Ok(())
     }
@@ -387,6 +418,7 @@ impl Request {
             server: None,
             identifier: None,
             relay_information: None,
+            host_name: None,
             max_size: DEFAULT_SIZE,
         };
         for option in message.opts() {
@@ -402,6 +434,11 @@ impl Request {
                 }
                 (OptionCode::ClientIdentifier, id) if id.len() <= MAX_IDENTIFIER => {
                     request.identifier = Some(id.to_vec());
+                }
+                (OptionCode::Hostname, name) if name.len() <= MAX_HOST_NAME => {
+                    // Some end it with a zero.
+                    let name = std::str::from_utf8(name).ok().map(|n| n.trim_end_matches('\0'));
+                    request.host_name = name.filter(|n| !n.is_empty()).map(str::to_owned);
                 }
                 (OptionCode::RelayAgentInformation, info) if info.len() <= MAX_IDENTIFIER => {
                     request.relay_information = Some(info.to_vec());

@@ -46,7 +46,7 @@ pub(super) struct Pool {
     expired: Vec<u32>,
     per_port: Vec<usize>,
     port_limit: usize,
-    /// Counts up when a guest gets an address for good or loses it.
+    /// Counts up when a guest gets an address for good, leaves or loses it.
     changes: u64,
 }
 
@@ -260,6 +260,7 @@ impl Pool {
         for (_, lease) in &mut self.leases {
             if lease.port == Some(port) {
                 lease.port = None;
+                self.changes += u64::from(lease.state == State::Bound);
             }
         }
         if let Some(held) = self.per_port.get_mut(usize::from(port.0)) {

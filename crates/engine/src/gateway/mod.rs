@@ -11,6 +11,7 @@ pub(crate) mod icmp;
 mod lease;
 pub(crate) mod limit;
 mod nd;
+mod present;
 mod ra;
 mod saved;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use dhcp::Dhcp;
 use dhcp6::Dhcp6;
 use dns::Dns;
 use nd::Heard;
+pub use present::PresentLease;
 use ra::Ra;
 pub use saved::SavedLease;
 

@@ -130,7 +130,9 @@ pub(super) fn guests(core: &Core) -> Vec<Guest> {
         behind.dedup();
         Guest {
             port: port.0,
-            name: info.and_then(|guest| guest.name.clone()),
+            name: info
+                .and_then(|guest| guest.name.clone())
+                .or_else(|| core.lease_names.of(port).map(ToOwned::to_owned)),
             macs: behind,
             addresses,
             link: kind.name().into(),

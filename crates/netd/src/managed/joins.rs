@@ -309,6 +309,13 @@ fn welcome(
             }
         }
     }
+    if guest.link.is_some() {
+        core.ports.set_name(port, hello.name.clone());
+    }
+    let info = GuestInfo { mac, port, name: hello.name, addresses };
+    core.guests.push(info);
+    // A name that a machine has by its lease is the guest's now.
+    core.update_lease_names();
     if let Some(name) = &guest.name {
         let names = core.sockets.resolver().names_mut();
         for address in [addresses.0.into(), addresses.1.into()] {
@@ -316,11 +323,6 @@ fn welcome(
             let _ = names.add(name, &Target::Address(address));
         }
     }
-    if guest.link.is_some() {
-        core.ports.set_name(port, hello.name.clone());
-    }
-    let info = GuestInfo { mac, port, name: hello.name, addresses };
-    core.guests.push(info);
     Ok((described(core, addresses, warnings), Some(guest)))
 }
 
