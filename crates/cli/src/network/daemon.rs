@@ -1,6 +1,6 @@
 //! The daemon of a configured network: what it is started with, and `vmlan network start|stop`.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -15,6 +15,9 @@ use crate::Failure;
 
 /// How long a network is there without a guest, so that one that restarts finds it.
 const GRACE: &str = "5";
+
+/// A log that is longer is begun anew with the next daemon.
+const MAX_LOG: u64 = 1024 * 1024;
 
 /// Start a network's daemon, and keep it without a guest until it is stopped.
 ///
@@ -154,7 +157,12 @@ impl Daemon {
 
     /// This program again, with the network's logs.
     pub(super) fn background(&self) -> io::Result<Command> {
-        let log = |path| OpenOptions::new().create(true).append(true).open(path);
+        // What daemons say as they come and go is little, but it adds up.
+        let log = |path| {
+            let long = fs::metadata(path).is_ok_and(|log| log.len() > MAX_LOG);
+            let file = OpenOptions::new().create(true).append(true).open(path)?;
+            if long { file.set_len(0).map(|()| file) } else { Ok(file) }
+        };
         let mut command = Command::new(std::env::current_exe()?);
         command
             .current_dir("/")

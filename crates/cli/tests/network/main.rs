@@ -5,6 +5,8 @@ mod captures;
 mod choose;
 mod edits;
 #[cfg(target_os = "linux")]
+mod failures;
+#[cfg(target_os = "linux")]
 mod forwards;
 #[cfg(target_os = "linux")]
 mod guests;

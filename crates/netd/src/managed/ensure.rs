@@ -25,6 +25,8 @@ const LOOK: Duration = Duration::from_millis(5);
 pub enum EnsureError {
     #[error("cannot make `{}`: {source}", path.display())]
     Directory { path: PathBuf, source: io::Error },
+    #[error("cannot write to `{}`: {source}", path.display())]
+    Write { path: PathBuf, source: io::Error },
     #[error("`{}`: somebody else has been starting this network for {} s", path.display(),
             PATIENCE.as_secs())]
     Locked { path: PathBuf },
@@ -50,6 +52,7 @@ pub fn ensure(
     let end = Instant::now() + PATIENCE;
     let _lock = lock_until(&paths.dir, end)?;
     let begun = Instant::now();
+    let said = fs::metadata(&paths.stderr).map_or(0, |log| log.len());
     let mut child: Option<Child> = None;
     loop {
         if let Some(stream) = connect(&paths.fd)? {
@@ -62,7 +65,7 @@ pub fn ensure(
         if !running {
             // The first may have met a daemon that was about to end.
             if child.is_some() && begun.elapsed() > SUCCESSION {
-                return Err(failed(paths));
+                return Err(failed(paths, said));
             }
             if child.is_some() {
                 thread::sleep(Duration::from_millis(100));
@@ -76,7 +79,7 @@ pub fn ensure(
                 let _ = child.kill();
                 let _ = child.wait();
             }
-            return Err(failed(paths));
+            return Err(failed(paths, said));
         }
         thread::sleep(LOOK);
     }
@@ -116,9 +119,24 @@ fn lock_until(dir: &Path, end: Instant) -> Result<File, EnsureError> {
     }
 }
 
-fn failed(paths: &NetworkPaths) -> EnsureError {
+/// Why the daemon has ended: what it has said since its log had this length, unless it could not
+/// even say it.
+fn failed(paths: &NetworkPaths, before: u64) -> EnsureError {
+    if let Err(source) = try_write(&paths.dir) {
+        return EnsureError::Write { path: paths.dir.clone(), source };
+    }
     let text = fs::read_to_string(&paths.stderr).unwrap_or_default();
+    let text = usize::try_from(before).ok().and_then(|before| text.get(before..)).unwrap_or(&text);
     let said = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
     let said = said.strip_prefix("vmlan: ").unwrap_or(said).to_owned();
     EnsureError::Ended { said, log: paths.stderr.clone() }
+}
+
+/// Finds out whether there is room for what a daemon writes.
+fn try_write(dir: &Path) -> io::Result<()> {
+    let path = dir.join(format!(".try.{}", std::process::id()));
+    let written = fs::write(&path, [0; 8192]);
+    // It is not there if it could not be made.
+    let _ = fs::remove_file(&path);
+    written
 }
