@@ -73,7 +73,8 @@ pub struct Resolver {
     native: Native,
     ipv6: Ipv6,
     watch: Option<Watch>,
-    looked: Option<Instant>,
+    /// When the files were last looked at.
+    looked: Instant,
     /// Goes up when the search domains change.
     search_changes: u32,
     answers: Answers<u64>,
@@ -89,7 +90,7 @@ struct Watch {
 impl Resolver {
     /// Tokens under which sockets are registered have the bits of `base` set, which are among the
     /// upper six, and nothing else there.
-    pub fn new(registry: Registry, base: usize, options: Options) -> Self {
+    pub fn new(registry: Registry, base: usize, options: Options, now: Instant) -> Self {
         let watch = Watch::new(&options.source);
         let servers = match options.source {
             Source::Servers(servers) => Servers::given(servers),
@@ -103,7 +104,7 @@ impl Resolver {
             native: Native::default(),
             ipv6: options.ipv6,
             watch,
-            looked: None,
+            looked: now,
             search_changes: 0,
             answers: Answers::default(),
         };
@@ -205,7 +206,7 @@ impl Resolver {
 
     /// When [`Resolver::handle_timeout`] has to be called next; a time in the past means at once.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let look = self.looked.filter(|_| self.watch.is_some()).map(|at| at + LOOK_IDLE);
+        let look = self.watch.as_ref().map(|_| self.looked + LOOK_IDLE);
         let streams = self.streams.next_timeout();
         let lookups = self.core.lookups.next_timeout();
         [self.upstream.next_timeout(), streams, lookups, look].into_iter().flatten().min()
@@ -262,10 +263,10 @@ impl Resolver {
 
     /// Looks at the machine's files, if that is longer ago than `after`.
     fn refresh(&mut self, now: Instant, after: Duration) {
-        if self.looked.is_some_and(|looked| now.saturating_duration_since(looked) < after) {
+        if now.saturating_duration_since(self.looked) < after {
             return;
         }
-        self.looked = Some(now);
+        self.looked = now;
         self.look();
     }
 

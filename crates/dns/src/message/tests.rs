@@ -149,6 +149,11 @@ fn a_reply_must_be_about_the_question() {
         other[at] ^= 3;
         assert!(!answers(&other, &asked), "another {what}");
     }
+    // 65 and 97 are `A` and `a`.
+    let typed = |kind| ask("x.example.", RecordType::from(kind), None);
+    let mut https = typed(65);
+    https[2] |= QR;
+    assert!(answers(&https, &typed(65)) && !answers(&https, &typed(97)));
     let mut opcode = reply.clone();
     opcode[2] |= 2 << 3;
     assert!(!answers(&opcode, &asked));

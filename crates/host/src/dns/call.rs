@@ -15,10 +15,10 @@ use crate::token;
 pub fn resolve(options: Options, message: &[u8]) -> io::Result<Option<(Origin, Vec<u8>)>> {
     let mut poll = Poll::new()?;
     let registry = poll.registry().try_clone()?;
-    let mut resolver = Resolver::new(registry, token::DNS, options);
+    let mut now = Instant::now();
+    let mut resolver = Resolver::new(registry, token::DNS, options, now);
     let mut batches = Batches::default();
     let mut events = Events::with_capacity(64);
-    let mut now = Instant::now();
     if !resolver.call(0, 0, message, now) {
         return Ok(None);
     }

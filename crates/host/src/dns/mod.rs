@@ -31,7 +31,11 @@ pub(crate) struct Dns {
 
 impl Dns {
     pub(crate) fn new(registry: Registry, options: Options) -> Self {
-        Self { resolver: Resolver::new(registry, token::DNS, options), clock: None, moment: None }
+        Self {
+            resolver: Resolver::new(registry, token::DNS, options, Moment::now()),
+            clock: None,
+            moment: None,
+        }
     }
 
     pub(crate) fn resolver(&mut self) -> &mut Resolver {

@@ -74,7 +74,12 @@ impl DnsPorts {
         register(&udp.0, UDP).map_err(io)?;
         register(&tcp.0, TCP).map_err(io)?;
         Ok(Self {
-            resolver: Resolver::new(registry.try_clone().map_err(io)?, token::DNS, options),
+            resolver: Resolver::new(
+                registry.try_clone().map_err(io)?,
+                token::DNS,
+                options,
+                Instant::now(),
+            ),
             batches: Batches::default(),
             udp,
             tcp,

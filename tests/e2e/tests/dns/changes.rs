@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use vmlan_e2e::dns_client::Client;
 use vmlan_e2e::dns_message::{A, Message, NOERROR, Query, SERVFAIL};
 use vmlan_e2e::netns::SOON;
-use vmlan_e2e::process::eventually;
+use vmlan_e2e::process::{eventually, run};
 use vmlan_e2e::world::{DNS, OUTSIDE, host_and_outside};
 use vmlan_e2e::{Upstream, World};
 
@@ -185,6 +185,30 @@ fn the_file_says_more() {
                 options edns0 trust-ad\nsortlist 198.51.100.0\nnameserver 2001:db8:1::2";
     let scene = Scene::new(|etc| write(etc.join("resolv.conf"), text));
     scene.expect_answers_of(2);
+}
+
+/// Short names are looked for where the host looks for them, as it changes.
+#[test]
+fn the_search_domains_are_told_to_guests() {
+    let scene =
+        Scene::new(|etc| write(etc.join("resolv.conf"), &format!("{ONE}search corp.test a.b\n")));
+    let told = || {
+        let mut client = scene.world.guest.command("busybox");
+        client.args(["udhcpc", "-i", "tap0", "-n", "-q", "-t", "5", "-T", "1", "-O", "search"]);
+        let script = "#!/bin/sh\n[ \"$1\" != bound ] || echo \"$search\" >told\n";
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("script");
+        write(path.clone(), script);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a mode");
+        run(client.arg("-s").arg(&path).current_dir(dir.path()), SOON);
+        let told = fs::read_to_string(dir.path().join("told"));
+        told.expect("a lease").trim().to_owned()
+    };
+    assert_eq!(told(), "corp.test a.b");
+    replace(&scene.etc.join("resolv.conf"), &format!("{ONE}search new.test\n"));
+    eventually("the new domains", SOON, || (told() == "new.test").then_some(()));
+    replace(&scene.etc.join("resolv.conf"), ONE);
+    eventually("no domain", SOON, || told().is_empty().then_some(()));
 }
 
 #[test]
