@@ -11,8 +11,14 @@ pub fn vmlan() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| match std::env::var_os("VMLAN_BIN") {
         Some(path) => path.into(),
-        None => build(),
+        None => build("vmlan"),
     })
+}
+
+/// The built `vmlan-helper`.
+pub fn helper() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| build("vmlan-helper"))
 }
 
 /// Where cargo puts what it builds; the QEMU guest lies there too.
@@ -46,7 +52,7 @@ fn profile_dir() -> PathBuf {
     test.ancestors().nth(2).expect("target/PROFILE/deps/TEST").to_owned()
 }
 
-fn build() -> PathBuf {
+fn build(package: &str) -> PathBuf {
     let dir = profile_dir();
     let profile = match dir.file_name().and_then(|name| name.to_str()) {
         Some("debug") => "dev",
@@ -55,12 +61,12 @@ fn build() -> PathBuf {
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--quiet", "--package", "vmlan", "--profile", profile])
+        .args(["build", "--quiet", "--package", package, "--profile", profile])
         .arg("--target-dir")
         .arg(target_dir())
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .expect("cargo runs");
-    assert!(status.success(), "cargo could not build vmlan");
-    dir.join("vmlan")
+    assert!(status.success(), "cargo could not build {package}");
+    dir.join(package)
 }

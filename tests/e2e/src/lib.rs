@@ -7,6 +7,7 @@
 //! and says what it was waiting for.
 
 pub mod binary;
+pub mod bridge_host;
 pub mod dns_client;
 pub mod dns_message;
 pub mod frames;
@@ -21,6 +22,7 @@ pub mod server;
 pub mod upstream;
 pub mod world;
 
+pub use bridge_host::{As, BridgeHost, RunningGuest};
 pub use netd::Netd;
 pub use netns::Netns;
 pub use process::{Process, capture, run};
