@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod capture;
+mod completion;
 mod dns;
 mod doctor;
 mod forward;
@@ -34,6 +35,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Capture(capture::Args),
+    Completion(completion::Args),
     Dns(dns::Args),
     Doctor(doctor::Args),
     Forward(forward::Args),
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Capture(args) => capture::run(&args),
+        Command::Completion(args) => completion::run(&args),
         Command::Dns(args) => dns::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Forward(args) => forward::run(&args),

@@ -29,8 +29,8 @@ pub(crate) struct Args {
     #[arg(required = true, value_name = "NETWORK|GUEST")]
     name: Option<String>,
 
-    /// The port, 1024 to 65535; 0 is a random free one. Without it, a tunnel that the network has
-    /// already does.
+    /// The port, 1024 to 65535, or 0 for a random free one [default: that of a tunnel that is open
+    /// already, else a random one].
     #[arg(long, value_name = "PORT", value_parser = socks_port)]
     socks_port: Option<u16>,
 
@@ -54,7 +54,7 @@ struct ListArgs {
     json: bool,
 }
 
-/// Close tunnels. Connections that run through them go on.
+/// Close tunnels; connections that run through them go on.
 #[derive(Debug, clap::Args)]
 struct StopArgs {
     /// A network, whose tunnels are all meant, or one tunnel's port.

@@ -24,12 +24,14 @@ const MAX_LOG: u64 = 1024 * 1024;
 /// Should the daemon die, another takes its place.
 #[derive(Debug, clap::Args)]
 pub(super) struct StartArgs {
+    /// The network.
     name: String,
 }
 
 /// Let a network's daemon end with its last guest.
 #[derive(Debug, clap::Args)]
 pub(super) struct StopArgs {
+    /// The network.
     name: String,
 }
 

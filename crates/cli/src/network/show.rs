@@ -16,6 +16,7 @@ use crate::place;
 /// Show everything about a network.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
+    /// The network.
     name: String,
 
     /// As JSON.
