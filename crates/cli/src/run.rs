@@ -18,6 +18,8 @@ mod guest;
 mod managed;
 #[cfg(target_os = "linux")]
 mod own;
+#[cfg(target_os = "linux")]
+mod unmanaged;
 
 /// Run a command on a network of its own.
 ///

@@ -34,6 +34,8 @@ mod token;
 mod tunnel;
 mod unix_path;
 #[cfg(target_os = "linux")]
+pub mod unmanaged;
+#[cfg(target_os = "linux")]
 pub mod vmnet;
 mod watch;
 mod wishes;

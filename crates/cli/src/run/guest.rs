@@ -16,6 +16,7 @@ use vmlan_vm::netns::{self, Card, Supervisor};
 use super::Args;
 use super::managed::Managed;
 use super::own::Own;
+use super::unmanaged::Unmanaged;
 use crate::Failure;
 
 /// The guest's side of its networks.
@@ -31,6 +32,7 @@ pub(super) struct Cards {
 enum Place {
     Own(Box<Own>),
     Managed(Box<Managed>),
+    Unmanaged(Box<Unmanaged>),
 }
 
 /// A guest on the default network and no other.
@@ -60,7 +62,11 @@ pub(super) fn joined(args: &Args) -> Result<Cards, Failure> {
                 names.get_or_insert_with(|| managed.resolvers());
                 (managed.card(), Place::Managed(Box::new(managed)))
             }
-            _ => {
+            Target::Socket(path) => {
+                let unmanaged = Unmanaged::ask(path, attachment, args)?;
+                (unmanaged.card(), Place::Unmanaged(Box::new(unmanaged)))
+            }
+            Target::Default | Target::VzNat => {
                 let own = Own::new(args)?;
                 cards.resolvers = vec![own.resolver()];
                 (own.card(), Place::Own(Box::new(own)))
@@ -92,6 +98,7 @@ pub(super) fn run(command: Vec<OsString>, root: bool, cards: Cards) -> Result<Ex
     let serve = |index: usize, card: OwnedFd, supervisor: &Supervisor| match places.get(index) {
         Some(Place::Own(own)) => own.serve(card, supervisor),
         Some(Place::Managed(managed)) => managed.serve(&card, supervisor),
+        Some(Place::Unmanaged(unmanaged)) => unmanaged.serve(card, supervisor),
         None => Err("there is no such card".into()),
     };
     match netns::run(&guest, &serve) {
@@ -148,10 +155,7 @@ fn refuse_what_cannot_be(file: &NetworksFile, attachments: &[Attachment]) -> Res
     let mut names: Vec<&str> = Vec::new();
     for attachment in attachments {
         match &attachment.target {
-            Target::Default => {}
-            Target::Socket(path) => {
-                return refused(format!("socket:{}: run cannot join it yet", path.display()));
-            }
+            Target::Default | Target::Socket(_) => {}
             Target::VzNat => {
                 return refused("vzNAT: it is for virtual machines of vmType vz on macOS".into());
             }

@@ -93,7 +93,11 @@ pub(crate) struct Guest {
 
 impl Guest {
     pub(crate) fn start(lab: &Lab, args: &[&str]) -> Self {
-        let mut command = lab.run(args);
+        Self::from(lab.run(args))
+    }
+
+    /// The same of a command line without the guest's own command.
+    pub(crate) fn from(mut command: Command) -> Self {
         command.args(["--", "sh"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let input = child.stdin.take().unwrap();

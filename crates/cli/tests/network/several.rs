@@ -1,6 +1,8 @@
 //! Guests with several network cards, and what cannot be joined.
 
-use std::process::Stdio;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
 
 use crate::lab::{Guest, Lab};
 
@@ -45,6 +47,58 @@ fn a_guest_is_reached_on_each_of_its_networks() {
     }
     // What both of its networks could carry goes out by the one with the smaller metric.
     assert_eq!(both.line("ip route get 192.0.2.1 | head -1 | cut -d ' ' -f 5"), "lima1");
+}
+
+/// The network of a daemon of its own, which is not in networks.yaml.
+#[test]
+fn a_socket_of_somebody_elses_is_joined_beside_the_default_network() {
+    let lab = Lab::with("networks: {}\n");
+    let socket = lab.0.path("other.sock");
+    let start = || {
+        let mut netd = Command::new(env!("CARGO_BIN_EXE_vmlan"));
+        netd.args(["netd", "--subnet", "10.75.0.0/24", "--gateway", "10.75.0.1", "--listen-qemu"]);
+        netd.arg(&socket).stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut netd = netd.spawn().unwrap();
+        let mut ready = String::new();
+        BufReader::new(netd.stderr.take().unwrap()).read_line(&mut ready).unwrap();
+        assert!(ready.contains("ready"), "{ready}");
+        netd
+    };
+    let mut netd = start();
+    let network = format!("socket:{}", socket.display());
+    let args = ["--network", &network, "--name", "both"];
+    let mut guest = Guest::from(lab.run_alone(&args));
+    let show = format!("({SHOW}) | tr '\\n' '|'; echo");
+    assert_eq!(
+        guest.line(&show).replace(" UP ", " UNKNOWN "),
+        "default via 10.75.0.1 dev lima0 metric 100 |default via 192.168.5.2 dev eth0 metric 200 \
+         |lo UNKNOWN 127.0.0.1/8 |eth0 UNKNOWN 192.168.5.15/24 |lima0 UNKNOWN 10.75.0.4/24 \
+         |nameserver 192.168.5.3|"
+    );
+    let ping = "ping -q -c 1 -W 5 10.75.0.1 >/dev/null && echo reached";
+    assert_eq!(guest.line(ping), "reached");
+    // Streams, by what the host's loopback serves.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let sender = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(&vec![b'x'; 3_000_000]).unwrap();
+    });
+    assert_eq!(guest.line(&format!("busybox nc 10.75.0.2 {port} </dev/null | wc -c")), "3000000");
+    sender.join().unwrap();
+    // The daemon goes and another comes.
+    netd.kill().unwrap();
+    netd.wait().unwrap();
+    let mut netd = start();
+    let again = "until ping -q -c 1 -W 1 10.75.0.1 >/dev/null; do :; done; echo reached";
+    assert_eq!(guest.line(again), "reached");
+    netd.kill().unwrap();
+    netd.wait().unwrap();
+    drop(guest);
+    let output = lab.run_alone(&args).args(["--", "true"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("other.sock: Connection refused"), "{error}");
 }
 
 #[test]

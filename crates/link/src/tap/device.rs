@@ -53,10 +53,14 @@ pub(super) fn framing(device: BorrowedFd<'_>) -> Option<Framing> {
         .then_some(Framing { vnet_header: is(libc::IFF_VNET_HDR) })
 }
 
-/// Has the kernel put our size of header before each frame, and leave to us as much as it can.
-pub(super) fn set_offload(device: BorrowedFd<'_>) -> io::Result<()> {
+/// Has the kernel put our size of header before each frame, and leave to us as much as it can, or
+/// nothing.
+pub(super) fn set_offload(device: BorrowedFd<'_>, offload: bool) -> io::Result<()> {
     let mut size = i32::try_from(vnet::HEADER).unwrap_or(0);
     ioctl(device, libc::TUNSETVNETHDRSZ, &mut size)?;
+    if !offload {
+        return ioctl_value(device, libc::TUNSETOFFLOAD, 0);
+    }
     let checksum = libc::TUN_F_CSUM;
     let all = checksum | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
     ioctl_value(device, libc::TUNSETOFFLOAD, all)

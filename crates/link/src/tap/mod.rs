@@ -60,9 +60,19 @@ impl TapLink {
     /// Takes over an open TAP device. An error of kind `InvalidInput` says that it is none, or one
     /// that was opened without `IFF_NO_PI`.
     pub fn new(device: OwnedFd) -> io::Result<Self> {
+        Self::open(device, true)
+    }
+
+    /// The same for frames that go on to where nobody finishes them: the guest's kernel does all of
+    /// its work itself.
+    pub fn without_offload(device: OwnedFd) -> io::Result<Self> {
+        Self::open(device, false)
+    }
+
+    fn open(device: OwnedFd, offload: bool) -> io::Result<Self> {
         let framing = device::framing(device.as_fd()).ok_or(io::ErrorKind::InvalidInput)?;
         if framing.vnet_header {
-            device::set_offload(device.as_fd())?;
+            device::set_offload(device.as_fd(), offload)?;
         }
         rustix::io::ioctl_fionbio(&device, true)?;
         Ok(Self::with_framing(device, framing.vnet_header))
