@@ -7,7 +7,7 @@
 //! with comments and order kept ([`edit`]), and replaced whole or not at all ([`mod@file`]).
 //!
 //! Who starts a network's daemon, and what `limactl` does with the rest of `lima.yaml`, is not this
-//! crate's business. It opens no socket.
+//! crate's business. It opens no socket but the one that asks the kernel for its routes.
 #![forbid(unsafe_code)]
 
 pub mod choose;
