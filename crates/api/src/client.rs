@@ -101,7 +101,7 @@ impl Client {
              Content-Length: {}\r\n\r\n",
             body.len(),
         );
-        stream.write_all(&[head.as_bytes(), body].concat())?;
+        stream.write_all(&[head.as_bytes(), body].concat()).map_err(unheard)?;
         let mut input = Vec::new();
         let mut chunk = [0; 4096];
         let head = loop {
@@ -109,7 +109,7 @@ impl Client {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                 Ok(n) => input.extend_from_slice(chunk.get(..n).unwrap_or_default()),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(e.into()),
+                Err(e) => return Err(unheard(e)),
             }
             match Head::parse(&input)? {
                 Some(head) => break head,
@@ -126,6 +126,14 @@ impl Client {
         let text = whole((stream, rest))?;
         let text = String::from_utf8_lossy(&text).trim().to_owned();
         Err(ClientError::Refused { status: head.status, text })
+    }
+}
+
+/// A daemon that ends resets those that it has not listened to yet.
+fn unheard(error: io::Error) -> ClientError {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => ClientError::NoDaemon,
+        _ => ClientError::Io(error),
     }
 }
 

@@ -7,6 +7,7 @@ mod delete;
 mod list;
 mod live;
 mod show;
+mod top;
 pub(crate) mod watch;
 
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ enum Command {
     Show(show::Args),
     Start(daemon::StartArgs),
     Stop(daemon::StopArgs),
+    Top(top::Args),
     #[command(hide = true)]
     Watch(watch::Args),
 }
@@ -49,6 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
         Command::Show(args) => show::run(args),
         Command::Start(args) => daemon::start(args),
         Command::Stop(args) => daemon::stop(args),
+        Command::Top(args) => top::run(args),
         Command::Watch(args) => watch::run(args),
     }?;
     crate::print(&text)

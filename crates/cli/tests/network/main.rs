@@ -21,4 +21,6 @@ mod settings;
 mod several;
 mod support;
 #[cfg(target_os = "linux")]
+mod top;
+#[cfg(target_os = "linux")]
 mod tunnel;
