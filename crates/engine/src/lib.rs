@@ -454,6 +454,11 @@ impl Engine {
         match packet.protocol {
             IpProtocol::Tcp => self.flows.tcp.segment(&mut self.net, io, packet),
             IpProtocol::Udp => self.flows.udp.datagram(&mut self.net, io, packet, place),
+            IpProtocol::Icmp | IpProtocol::Icmpv6
+                if self.flows.tcp.unreachable(&mut self.net, io, packet) =>
+            {
+                Ok(())
+            }
             IpProtocol::Icmp | IpProtocol::Icmpv6 => {
                 self.flows.ping.message(&mut self.net, io, packet)
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use vmlan_engine::io::Failure;
 use vmlan_engine::{DialId, RelayId, Relayed};
-use vmlan_testkit::{End, Ending, LinkOptions, Pattern, Remote, Seen, World, addr};
+use vmlan_testkit::{End, Ending, LinkOptions, Pattern, Remote, Seen, World, addr, packet};
 
 const SEC: Duration = Duration::from_secs(1);
 const GUEST: &str = "192.168.5.15:80";
@@ -102,15 +102,63 @@ fn failures_are_told_as_what_they_are() {
     // Somebody has, and says nothing.
     let silent = world.add_port(LinkOptions::plain(1500));
     let mac = vmlan_wire::Mac([2, 0, 0, 0, 0, 9]);
-    let hello = vmlan_testkit::packet::arp_request(
-        mac,
-        "192.168.5.77".parse().unwrap(),
-        "192.168.5.2".parse().unwrap(),
-    );
+    let hello =
+        packet::arp_request(mac, "192.168.5.77".parse().unwrap(), "192.168.5.2".parse().unwrap());
     world.inject(silent, hello);
     let id = dial(&mut world, "192.168.5.77:80");
     assert_eq!(outcome(&mut world, id), Err(Failure::TimedOut));
     assert!(world.engine.flows().is_empty());
+}
+
+/// A guest whose firewall rejects, by whatever error.
+#[test]
+fn errors_of_the_guest_s_firewall_end_a_call() {
+    let mac = vmlan_wire::Mac([2, 0, 0, 0, 0, 9]);
+    let (v4, v6) = ("192.168.5.77:80", "[fd76:6d6c:c0a8:500::4d]:80");
+    for (to, kind, code, expected) in [
+        (v4, 3, 3, Failure::Refused),
+        (v4, 3, 13, Failure::Prohibited),
+        (v4, 3, 1, Failure::HostUnreachable),
+        (v6, 1, 4, Failure::Refused),
+        (v6, 1, 1, Failure::Prohibited),
+        (v6, 1, 0, Failure::NetUnreachable),
+    ] {
+        let mut world = World::new(1);
+        let port = world.add_port(LinkOptions::plain(1500));
+        let gateway = world.engine.config().gateway_mac;
+        let guest = addr(to);
+        let own: IpAddr = match guest.ip() {
+            IpAddr::V4(_) => world.engine.config().gateway.into(),
+            IpAddr::V6(_) => world.engine.config().ipv6.gateway().into(),
+        };
+        // It is known by what it sends.
+        let hello = packet::udp(mac, gateway, (guest.ip(), 9).into(), (own, 9).into(), b"x");
+        world.inject(port, hello);
+        let id = dial(&mut world, to);
+        world.run_for(Duration::ZERO);
+        let frames = std::iter::from_fn(|| world.take(port)).map(|f| f.data);
+        let is_syn = |f: &Vec<u8>| {
+            packet::parse(f).is_some_and(|p| p.tcp().is_some_and(|t| t.has(packet::SYN)))
+        };
+        let syn = frames.filter(is_syn).last().expect("a call");
+        let error = |kind: u8, seq: u8| {
+            let mut quote = syn[14..].to_vec();
+            // The last byte of the segment's number, behind the IP header.
+            let at = if guest.is_ipv6() { 40 } else { 20 } + 7;
+            quote[at] = quote[at].wrapping_add(seq);
+            let message = [&[kind, code, 0, 0, 0, 0, 0, 0], &quote[..]].concat();
+            let protocol = if guest.is_ipv6() { 58 } else { 1 };
+            packet::ip_frame(mac, gateway, guest.ip(), own, protocol, &message)
+        };
+        // About something else, and nothing that is an error.
+        for other in [error(kind, 1), error(11, 0)] {
+            world.inject(port, other);
+            assert_eq!(world.engine.next_dialed(), None);
+        }
+        world.inject(port, error(kind, 0));
+        assert_eq!(world.engine.next_dialed(), Some((id, Err(expected))), "{to} {kind} {code}");
+        assert!(world.engine.flows().iter().all(|flow| flow.protocol != "tcp"));
+    }
 }
 
 #[test]

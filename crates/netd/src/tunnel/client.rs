@@ -144,7 +144,11 @@ impl Client {
             return Then::Wait;
         }
         if let Err(failure) = outcome {
-            let (others, why) = (std::mem::take(others), why.or(Some(failure)));
+            let (mut others, why) = (std::mem::take(others), why.or(Some(failure)));
+            if failure == Failure::TimedOut {
+                // It has taken long enough.
+                others.clear();
+            }
             return self.call_next(others, why, cx);
         }
         let bound = SocketAddr::new(cx.core.engine.config().gateway.into(), 0);

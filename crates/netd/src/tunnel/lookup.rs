@@ -33,8 +33,8 @@ struct Lookup {
 const TYPES: [RecordType; 2] = [RecordType::A, RecordType::AAAA];
 
 impl Lookups {
-    /// Asks for a name on behalf of a client. Without room or for what is no name, nobody
-    /// answers, and the client's time runs out.
+    /// Asks for a name on behalf of a client. Without room nobody answers, and the client's time
+    /// runs out.
     pub(super) fn ask(&mut self, client: usize, name: String, core: &mut Core) {
         self.generation = self.generation.wrapping_add(1);
         let messages = TYPES.map(|record_type| message(&name, record_type));

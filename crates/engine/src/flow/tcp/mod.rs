@@ -17,6 +17,7 @@ mod segment;
 mod seq;
 mod timewait;
 mod train;
+mod unreachable;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
