@@ -78,6 +78,7 @@ pub(crate) struct Args {
 
 /// One `-p`: as many forwards as its ranges are long.
 #[derive(Clone, Debug)]
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is no such guest"))]
 struct Publish(Vec<Forward>);
 
 impl FromStr for Publish {

@@ -159,7 +159,10 @@ fn what_cannot_join_is_told() {
     };
     let _web = Guest::start(&lab, &["--name", "web"]);
     let error = refused(&["--name", "web", "--", "true"]);
-    assert!(error.contains("is on the network already"), "{error}");
+    assert!(error.contains("a guest with the name `web` is on the network already"), "{error}");
+    // Names are the same in every case of letters.
+    let error = refused(&["--name", "WEB", "--", "true"]);
+    assert!(error.contains("a guest with the name `WEB` is on the network already"), "{error}");
     let error = refused(&["--name", "a/b", "--", "true"]);
     assert!(error.contains("--name a/b: identifier `a/b` must match"), "{error}");
     // A port that somebody has.

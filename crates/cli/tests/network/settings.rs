@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::lab::{Guest, Lab};
+use crate::lab::{Guest, Lab, eventually};
 
 fn config(lab: &Lab, file: &str, text: &str) {
     fs::write(lab.0.path("_config").join(file), text).unwrap();
@@ -74,8 +74,12 @@ fn a_full_network_says_so_and_makes_room() {
     assert_eq!(output.status.code(), Some(125));
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(error.contains("no address is left in 10.71.0.0/29"), "{error}");
-    drop(guests.remove(0));
-    drop(guests.remove(0));
+    for name in ["a", "b"] {
+        drop(guests.remove(0));
+        let shown = format!("guest       {name},");
+        let gone = || !lab.0.network(&["show", "lab"]).quiet().contains(&shown);
+        eventually("the guest's end", || gone().then_some(()));
+    }
     let show = ["--", "sh", "-c", "ip -br -4 address show eth0 | tr -s ' ' | cut -d ' ' -f 3"];
     // That of `a`, who has been gone for longer; `b` still has its own.
     assert_eq!(lab.output(&[&["--name", "d"][..], &show].concat()), "10.71.0.4/29\n");

@@ -265,14 +265,16 @@ fn welcome(
 ) -> Result<(Welcome, Option<Guest>), String> {
     let mac = parse_mac(&hello.mac).map_err(|e| e.to_string())?;
     let name = hello.name.as_deref().map(vmlan_config::host_name).transpose();
-    let name = name.map_err(|e| e.to_string())?.map(|name| format!("{name}.internal"));
-    if core.guests.iter().any(|guest| guest.mac == mac) {
-        let mac = hello.mac;
-        return Err(format!("a guest with the MAC address {mac} is on the network already"));
-    }
+    let name = name
+        .map_err(|e| e.to_string())?
+        .map(|name| format!("{}.internal", name.to_ascii_lowercase()));
     if name.as_ref().is_some_and(|name| taken.contains(name)) {
         let name = hello.name.unwrap_or_default();
         return Err(format!("a guest with the name `{name}` is on the network already"));
+    }
+    if core.guests.iter().any(|guest| guest.mac == mac) {
+        let mac = hello.mac;
+        return Err(format!("a guest with the MAC address {mac} is on the network already"));
     }
     core.reserve_for(mac, hello.name.as_deref())?;
     let mut hosts = Hosts::new(&hello.hosts, core.sockets.resolver().names_mut())?;
