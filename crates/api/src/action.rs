@@ -3,15 +3,19 @@
 
 use std::net::SocketAddr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use vmlan_engine::Forward;
 use vmlan_engine::io::ListenAddr;
 
+use crate::dns;
 use crate::dns::Question;
 use crate::forward::{self, ForwardError};
 use crate::http::{Request, Response};
-use crate::network::{Forwards, Listens};
-use crate::types::{ForwardRequest, TunnelRequest};
+use crate::network::{self, Forwards, Guest, Listens, Network};
+use crate::types::{
+    Flow, ForwardEntry, ForwardRequest, Leases, MacTable, Stats, Tunnel, TunnelRequest,
+};
 
 /// A request that makes sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +24,8 @@ pub enum Action {
     Connect,
     /// Frames as pcapng, until the client wants no more.
     Capture(Captured),
+    /// What all of this is, in words for machines.
+    OpenApi,
     Stats,
     /// The switch's table: which MAC address is behind which port.
     MacTable,
@@ -80,46 +86,111 @@ pub struct Added {
     pub guest: Option<String>,
 }
 
-/// A path, its method, and what it means.
-struct Route {
-    method: &'static str,
-    path: &'static str,
-    read: fn(&Request<'_>) -> Result<Action, Response>,
+/// A path, its method, what it means, and how it is described.
+pub(crate) struct Route {
+    pub(crate) method: &'static str,
+    pub(crate) path: &'static str,
+    pub(crate) summary: &'static str,
+    /// Parameters of the query, and whether each has to be there.
+    pub(crate) query: &'static [(&'static str, bool, &'static str)],
+    pub(crate) body: Option<SchemaOf>,
+    pub(crate) answer: Answer,
+    read: Read,
 }
 
-const ROUTES: &[Route] = &[
-    get("/connect", |_| Ok(Action::Connect)),
-    post("/connect", |_| Ok(Action::Connect)),
-    get("/stats", |_| Ok(Action::Stats)),
-    get("/cam", |_| Ok(Action::MacTable)),
-    get("/leases", |_| Ok(Action::Leases)),
-    get("/services/dhcp/leases", |_| Ok(Action::Leases)),
-    get("/services/forwarder/all", |_| Ok(Action::Forwards)),
-    post("/services/forwarder/expose", expose),
-    post("/services/forwarder/unexpose", unexpose),
-    get("/tunnel", dial),
-    post("/tunnel", dial),
-    get("/v1/tunnels", |_| Ok(Action::Tunnels)),
-    post("/v1/tunnels", open_tunnel),
-    Route { method: "DELETE", path: "/v1/tunnels", read: close_tunnel },
-    get("/v1/flows", |_| Ok(Action::Flows)),
-    get("/v1/dns", resolve),
-    get("/v1/capture", capture),
-    get("/v1/forwards", |_| Ok(Action::AllForwards)),
-    post("/v1/forwards", add_forwards),
-    post("/v1/forwards/remove", remove_forwards),
-    get("/v1/network", |_| Ok(Action::Network)),
-    get("/v1/guests", |_| Ok(Action::Guests)),
-    post("/v1/hold", |_| Ok(Action::Hold(true))),
-    post("/v1/release", |_| Ok(Action::Hold(false))),
+/// What a request that goes well is answered with.
+#[derive(Clone, Copy)]
+pub(crate) enum Answer {
+    Nothing,
+    Json(SchemaOf),
+    /// This type, until the connection ends.
+    Stream(&'static str),
+    /// The connection is not HTTP's any more.
+    Connection,
+}
+
+pub(crate) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+type Read = fn(&Request<'_>) -> Result<Action, Response>;
+
+fn schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
+}
+
+const fn json_of<T: JsonSchema>() -> Answer {
+    Answer::Json(schema::<T>)
+}
+
+#[rustfmt::skip]
+pub(crate) const ROUTES: &[Route] = &[
+    get("/connect", "Become a guest: frames follow, each after its length in 16 bits, little-endian",
+        Answer::Connection, |_| Ok(Action::Connect)),
+    post("/connect", "As with GET", Answer::Connection, |_| Ok(Action::Connect)),
+    get("/stats", "Counters of the whole network", json_of::<Stats>(), |_| Ok(Action::Stats)),
+    get("/cam", "Which MAC address is behind which port of the switch", json_of::<MacTable>(),
+        |_| Ok(Action::MacTable)),
+    get("/leases", "Which MAC address has an IP address", json_of::<Leases>(), |_| Ok(Action::Leases)),
+    get("/services/dhcp/leases", "As /leases", json_of::<Leases>(), |_| Ok(Action::Leases)),
+    get("/services/forwarder/all", "The forwards as they were written", json_of::<Vec<ForwardEntry>>(),
+        |_| Ok(Action::Forwards)),
+    post("/services/forwarder/expose", "Open a forward", Answer::Nothing, expose)
+        .taking(schema::<ForwardRequest>),
+    post("/services/forwarder/unexpose", "Close a forward", Answer::Nothing, unexpose)
+        .taking(schema::<ForwardRequest>),
+    get("/tunnel", "A stream to a port of a guest, after the two bytes OK", Answer::Connection, dial)
+        .with(TO),
+    post("/tunnel", "As with GET", Answer::Connection, dial).with(TO),
+    get("/v1/openapi.json", "This document", Answer::Json(any), |_| Ok(Action::OpenApi)),
+    get("/v1/network", "Everything about the network", json_of::<Network>(), |_| Ok(Action::Network)),
+    get("/v1/guests", "Who is on the network", json_of::<Vec<Guest>>(), |_| Ok(Action::Guests)),
+    get("/v1/flows", "Connections and the like", json_of::<Vec<Flow>>(), |_| Ok(Action::Flows)),
+    get("/v1/dns", "What a guest would be answered", json_of::<dns::Answer>(), resolve)
+        .with(&[("name", true, "The name"), ("type", false, "A, AAAA, MX, and so on")]),
+    get("/v1/capture", "Frames as they pass", Answer::Stream("application/x-pcapng"), capture)
+        .with(&[("guest", false, "Only of the guest with this name"),
+                ("port", false, "Only of the guest at this port of the switch")]),
+    get("/v1/forwards", "The forwards", json_of::<Vec<network::Forward>>(), |_| Ok(Action::AllForwards)),
+    post("/v1/forwards", "Open forwards, all of them or none", Answer::Nothing, add_forwards)
+        .taking(schema::<Forwards>),
+    post("/v1/forwards/remove", "Close forwards, all of them or none", Answer::Nothing, remove_forwards)
+        .taking(schema::<Listens>),
+    get("/v1/tunnels", "The tunnels", json_of::<Vec<Tunnel>>(), |_| Ok(Action::Tunnels)),
+    post("/v1/tunnels", "Open a tunnel", json_of::<Tunnel>(), open_tunnel)
+        .taking(schema::<TunnelRequest>),
+    delete("/v1/tunnels", "Close tunnels, and tell which", json_of::<Vec<Tunnel>>(), close_tunnel)
+        .with(&[("port", false, "Only the one with this port")]),
+    post("/v1/hold", "Keep the network without a guest", Answer::Nothing, |_| Ok(Action::Hold(true))),
+    post("/v1/release", "Let the network end with its last guest", Answer::Nothing,
+         |_| Ok(Action::Hold(false))),
 ];
 
-const fn get(path: &'static str, read: fn(&Request<'_>) -> Result<Action, Response>) -> Route {
-    Route { method: "GET", path, read }
+/// Where in the network a stream leads.
+const TO: &[(&str, bool, &str)] =
+    &[("ip", true, "The guest's address"), ("port", true, "Its port")];
+
+fn any(_: &mut SchemaGenerator) -> Schema {
+    schemars::json_schema!({ "type": "object" })
 }
 
-const fn post(path: &'static str, read: fn(&Request<'_>) -> Result<Action, Response>) -> Route {
-    Route { method: "POST", path, read }
+const fn get(path: &'static str, summary: &'static str, answer: Answer, read: Read) -> Route {
+    Route { method: "GET", path, summary, query: &[], body: None, answer, read }
+}
+
+const fn post(path: &'static str, summary: &'static str, answer: Answer, read: Read) -> Route {
+    Route { method: "POST", ..get(path, summary, answer, read) }
+}
+
+const fn delete(path: &'static str, summary: &'static str, answer: Answer, read: Read) -> Route {
+    Route { method: "DELETE", ..get(path, summary, answer, read) }
+}
+
+impl Route {
+    const fn with(self, query: &'static [(&'static str, bool, &'static str)]) -> Self {
+        Self { query, ..self }
+    }
+
+    const fn taking(self, body: SchemaOf) -> Self {
+        Self { body: Some(body), ..self }
+    }
 }
 
 impl Action {

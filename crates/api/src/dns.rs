@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, Record as WireRecord, RecordType};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vmlan_dns::Origin;
 
@@ -20,7 +21,7 @@ pub struct Question(Query);
 pub struct DnsError(String);
 
 /// An answer, and where it came from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Answer {
     pub name: String,
     #[serde(rename = "type")]
@@ -38,7 +39,7 @@ pub struct Answer {
     pub additional: Vec<Record>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Record {
     pub name: String,
     /// Seconds that are left.

@@ -13,12 +13,14 @@ pub mod dns;
 mod forward;
 mod http;
 pub mod network;
+mod openapi;
 mod types;
 
 pub use action::{Action, Added, Captured};
 pub use client::{Client, ClientError};
 pub use forward::{ForwardError, check as check_forward};
 pub use http::{MAX_REQUEST, Request, Response, escape};
+pub use openapi::document as openapi;
 pub use types::{
     Flow, ForwardEntry, ForwardRequest, Leases, MacTable, Stats, Tunnel, TunnelRequest, colons,
     protocol_name,

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A network at one moment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Network {
     /// In CIDR notation, as `ipv6`.
     pub subnet: String,
@@ -25,7 +26,7 @@ pub struct Network {
 }
 
 /// The process behind a network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Daemon {
     pub pid: u32,
@@ -49,7 +50,7 @@ pub struct Daemon {
 }
 
 /// A guest's attachment to the network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Guest {
     /// Its port of the switch, as in `/cam`.
@@ -72,14 +73,14 @@ pub struct Guest {
 }
 
 /// Frames, before trains are cut into segments.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Traffic {
     pub frames: u64,
     pub bytes: u64,
 }
 
 /// An address that is kept for a card.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Lease {
     pub address: IpAddr,
     pub mac: String,
@@ -87,7 +88,7 @@ pub struct Lease {
 }
 
 /// A port or socket of the host that leads to a guest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Forward {
     /// `tcp`, `udp` or `unix`.
@@ -105,26 +106,26 @@ pub struct Forward {
 }
 
 /// Forwards to be opened: all of them, or none.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Forwards {
     pub forwards: Vec<Forward>,
 }
 
 /// Where forwards that are to be closed listen: all of them, or none.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Listens {
     pub forwards: Vec<Listen>,
 }
 
 /// Where a forward listens.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Listen {
     pub protocol: String,
     pub listen: String,
 }
 
 /// How many there are now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Flows {
     pub tcp: u64,
     pub udp: u64,
@@ -132,7 +133,7 @@ pub struct Flows {
 }
 
 /// How many there were of the whole network's.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Counters {
     pub from_guests: Traffic,

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vmlan_engine::io::ListenAddr;
 use vmlan_wire::Mac;
 
 /// Counters of the whole network; what was sent was sent to guests.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Stats {
     #[serde(rename = "BytesSent")]
     pub bytes_sent: u64,
@@ -35,7 +36,7 @@ pub type MacTable = BTreeMap<String, u16>;
 pub type Leases = BTreeMap<IpAddr, String>;
 
 /// A TCP connection, a UDP endpoint or a ping of a guest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Flow {
     pub protocol: String,
     pub guest: String,
@@ -45,7 +46,7 @@ pub struct Flow {
 }
 
 /// A port or socket of the host that leads to a guest, as gvisor-tap-vsock tells of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ForwardEntry {
     pub local: String,
     pub remote: String,
@@ -53,7 +54,7 @@ pub struct ForwardEntry {
 }
 
 /// Which forward is to be opened or closed; to close one, `remote` does not matter.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ForwardRequest {
     pub local: String,
     #[serde(default)]
@@ -64,13 +65,13 @@ pub struct ForwardRequest {
 }
 
 /// A port of the host's loopback that is a proxy into the network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Tunnel {
     pub port: u16,
 }
 
 /// Which tunnel is to be opened.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TunnelRequest {
     /// A random free one if it is 0.
     #[serde(default)]

@@ -16,6 +16,8 @@ mod list;
 #[cfg(target_os = "linux")]
 mod machines;
 #[cfg(target_os = "linux")]
+mod openapi;
+#[cfg(target_os = "linux")]
 mod settings;
 #[cfg(target_os = "linux")]
 mod several;

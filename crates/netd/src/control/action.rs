@@ -74,6 +74,7 @@ pub(super) fn run(action: Action, core: &mut Core, tunnels: &mut Tunnels) -> Out
             Ok(asked) => return Outcome::Asked(asked),
             Err(refusal) => refusal,
         },
+        Action::OpenApi => Response::json(&vmlan_api::openapi()),
         Action::Stats => Response::json(&view::stats(core)),
         Action::MacTable => Response::json(&view::mac_table(core)),
         Action::Leases => Response::json(&view::leases(core)),
