@@ -60,11 +60,11 @@ impl Dns {
     }
 
     pub(crate) fn flush(&mut self, batches: &mut Batches, now: Instant) {
-        if !self.resolver.has_unsent() {
-            return;
+        if self.resolver.has_unsent() {
+            let moment = self.hear(now);
+            self.resolver.flush(&mut Lanes(batches), moment);
         }
-        let moment = self.hear(now);
-        self.resolver.flush(&mut Lanes(batches), moment);
+        // The next pass has a time of its own.
         self.moment = None;
     }
 
