@@ -11,6 +11,7 @@ pub mod bridge_host;
 pub mod dns_client;
 pub mod dns_message;
 pub mod frames;
+pub mod managed;
 pub mod named;
 pub mod nameserver;
 pub mod netd;
@@ -23,6 +24,7 @@ pub mod upstream;
 pub mod world;
 
 pub use bridge_host::{As, BridgeHost, RunningGuest};
+pub use managed::Lab;
 pub use netd::Netd;
 pub use netns::Netns;
 pub use process::{Process, capture, run};

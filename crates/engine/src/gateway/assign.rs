@@ -67,6 +67,8 @@ impl Engine {
         let number = ip.to_bits().wrapping_sub(config.ipv4.network.to_bits());
         self.gateway.dhcp.pool_mut().reserve(number, mac);
         self.gateway.dhcp6.pool_mut().reserve(number, mac);
+        self.net.neighbors.keep(ip.into(), mac);
+        self.net.neighbors.keep(self.net.config.ipv6.nth(number.into()).into(), mac);
     }
 
     /// Forgets a guest that will not come back.
