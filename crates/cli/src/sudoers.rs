@@ -26,19 +26,25 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let (_, file) = crate::network::load()?;
-    let platform = Platform::detect();
-    let wanted = text(&file, &platform).map_err(Failure::Failed)?;
-    if !args.check {
-        return crate::print(&wanted);
+    if args.check {
+        let path = verify(&file, args.file.as_deref()).map_err(Failure::Failed)?;
+        return crate::print(&format!("`{}` is up-to-date\n", path.display()));
     }
-    let configured = file.networks.paths.sudoers.as_ref().map(|path| path.value.clone());
+    crate::print(&text(&file, &Platform::detect()).map_err(Failure::Failed)?)
+}
+
+/// The installed file, if it is what it has to be, and else what differs.
+pub(crate) fn verify(file: &NetworksFile, path: Option<&Path>) -> Result<PathBuf, String> {
+    let platform = Platform::detect();
+    let wanted = text(file, &platform)?;
+    let configured = file.networks.paths.sudoers.as_ref().map(|path| path.value.as_path());
     let default = match platform.os {
         Os::Linux => "/etc/sudoers.d/lima",
         Os::Macos => "/private/etc/sudoers.d/lima",
     };
-    let path = args.file.clone().or(configured).unwrap_or_else(|| default.into());
-    check(&path, &wanted, &file.networks).map_err(Failure::Failed)?;
-    crate::print(&format!("`{}` is up-to-date\n", path.display()))
+    let path = path.or(configured).unwrap_or_else(|| Path::new(default));
+    check(path, &wanted, &file.networks)?;
+    Ok(path.into())
 }
 
 /// What the file has to be, or why nobody should install one.
@@ -94,7 +100,7 @@ fn install(to: &Path) -> String {
 }
 
 /// The command that installs the file.
-pub(crate) fn hint(path: &Path) -> String {
+fn hint(path: &Path) -> String {
     format!(
         "vmlan sudoers >etc_sudoers.d_lima && sudo install -o root etc_sudoers.d_lima \"{}\"",
         path.display()

@@ -135,14 +135,15 @@ networks:
     #[test]
     fn linux_text_pins_the_helper() {
         let one = "group: sudo\nnetworks:\n  shared: {mode: shared, gateway: 192.168.105.1}\n  \
-                   lan: {mode: bridged, interface: br0}\n";
+                   lan: {mode: bridged, interface: br0}\n  \
+                   lab: {mode: host, gateway: 10.9.0.1, netmask: 255.255.0.0}\n";
         let text = linux(&networks(one), Path::new("/usr/local/libexec/vmlan-helper"), "00ff");
-        let want = r#"# Manage "lan" network daemons
+        let want = r#"# Manage "lab" network daemons
 
 %sudo ALL=(root:root) NOPASSWD:NOSETENV: \
-    sha256:00ff /usr/local/libexec/vmlan-helper start --bridge\=vmlan-lan --mode\=bridged --interface\=br0, \
-    sha256:00ff /usr/local/libexec/vmlan-helper attach --bridge\=vmlan-lan, \
-    sha256:00ff /usr/local/libexec/vmlan-helper stop --bridge\=vmlan-lan
+    sha256:00ff /usr/local/libexec/vmlan-helper start --bridge\=vmlan-lab --mode\=host --gateway\=10.9.0.1/16 --gateway6\=fd76\:6d6c\:a09\:\:1/64, \
+    sha256:00ff /usr/local/libexec/vmlan-helper attach --bridge\=vmlan-lab, \
+    sha256:00ff /usr/local/libexec/vmlan-helper stop --bridge\=vmlan-lab
 
 # Manage "shared" network daemons
 

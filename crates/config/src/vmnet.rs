@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use vmlan_wire::Mac;
 
-use crate::networks::{Link, Mode, Network};
+use crate::networks::{Mode, Network};
 use crate::subnet::Subnet;
 
 /// The helper's name.
@@ -55,21 +55,14 @@ pub fn bridge_mac(subnet: &Subnet) -> Mac {
     Mac([0x52, 0x55, a, b, c, d])
 }
 
-/// What the helper is told to start a network; nothing for one that needs no root.
+/// What the helper is told to start a network; nothing for one that it does not make.
 pub fn start(network: &Network) -> Option<Vec<String>> {
     let mode = network.mode;
-    if mode == Mode::UserV2 {
-        return None;
-    }
+    let subnet = network.subnet().filter(|_| mode != Mode::UserV2)?;
     let mut args = on("start", network);
     args.push(format!("--mode={mode}"));
-    match &network.link {
-        Link::Subnet(subnet) => {
-            args.push(format!("--gateway={}", subnet.gateway_cidr()));
-            args.push(format!("--gateway6={}/64", gateway6(subnet)));
-        }
-        Link::Interface(name) => args.push(format!("--interface={name}")),
-    }
+    args.push(format!("--gateway={}", subnet.gateway_cidr()));
+    args.push(format!("--gateway6={}/64", gateway6(subnet)));
     Some(args)
 }
 
@@ -120,9 +113,7 @@ mod tests {
         let want = "start --bridge=vmlan-a --mode=shared --gateway=192.168.105.1/24 \
                     --gateway6=fd76:6d6c:c0a8:6900::1/64";
         assert_eq!(line("a").as_deref(), Some(want));
-        let want = "start --bridge=vmlan-b --mode=bridged --interface=eth0";
-        assert_eq!(line("b").as_deref(), Some(want));
-        assert_eq!(line("c"), None);
+        assert_eq!((line("b"), line("c")), (None, None));
         assert_eq!(stop(networks.get("a").unwrap()), ["stop", "--bridge=vmlan-a"]);
     }
 }

@@ -21,7 +21,6 @@ pub(crate) enum Command {
 pub(crate) enum Network {
     Shared(Gateway),
     Host(Gateway),
-    Bridged(Interface),
 }
 
 /// The host's addresses on a network.
@@ -76,11 +75,7 @@ impl Command {
                 let network = match mode.as_str() {
                     "shared" => Network::Shared(flags.gateway()?),
                     "host" => Network::Host(flags.gateway()?),
-                    "bridged" => {
-                        let name = flags.take("interface")?;
-                        Network::Bridged(Interface::parse(&name).map_err(wrong("interface", name))?)
-                    }
-                    _ => return Err(wrong("mode", mode)("shared, host or bridged")),
+                    _ => return Err(wrong("mode", mode)("shared or host")),
                 };
                 Self::Start { bridge, network }
             }
@@ -93,7 +88,7 @@ impl Command {
     }
 }
 
-const FLAGS: [&str; 5] = ["bridge", "mode", "gateway", "gateway6", "interface"];
+const FLAGS: [&str; 4] = ["bridge", "mode", "gateway", "gateway6"];
 
 struct Flags(Vec<(&'static str, String)>);
 
@@ -248,10 +243,9 @@ impl Gateway {
 }
 
 impl Network {
-    pub(crate) fn gateway(&self) -> Option<&Gateway> {
+    pub(crate) fn gateway(&self) -> &Gateway {
         match self {
-            Self::Shared(gateway) | Self::Host(gateway) => Some(gateway),
-            Self::Bridged(_) => None,
+            Self::Shared(gateway) | Self::Host(gateway) => gateway,
         }
     }
 }
@@ -262,9 +256,6 @@ impl fmt::Display for Network {
         let (mode, Gateway { v4, prefix, v6 }) = match self {
             Self::Shared(gateway) => ("shared", gateway),
             Self::Host(gateway) => ("host", gateway),
-            Self::Bridged(interface) => {
-                return write!(f, "--mode=bridged --interface={}", interface.as_str());
-            }
         };
         write!(f, "--mode={mode} --gateway={v4}/{prefix} --gateway6={v6}/64")
     }
@@ -284,14 +275,12 @@ mod tests {
                     --gateway6=fd76:6d6c:c0a8:6900::1/64";
         let Ok(Command::Start { bridge, network }) = parse(line) else { panic!() };
         assert_eq!(line, format!("start --bridge={} {network}", bridge.as_str()));
-        let gateway = network.gateway().unwrap();
+        let gateway = network.gateway();
         assert_eq!(gateway.net4(), "192.168.105.0/24");
         assert_eq!(gateway.net6(), "fd76:6d6c:c0a8:6900::/64");
         assert_eq!(gateway.link_local().to_string(), "fe80::5055:c0ff:fea8:6901");
         assert!(matches!(parse("stop --bridge=vmlan-a"), Ok(Command::Stop { .. })));
         assert!(matches!(parse("attach --bridge=vmlan-a.b-c_d"), Ok(Command::Attach { .. })));
-        let bridged = parse("start --mode=bridged --interface=br0 --bridge=vmlan-b");
-        assert!(matches!(bridged, Ok(Command::Start { network: Network::Bridged(_), .. })));
     }
 
     #[test]
@@ -318,10 +307,8 @@ mod tests {
             ("stop --bridge vmlan-a", "`--bridge` is not an option"),
             ("stop -b=vmlan-a", "`-b=vmlan-a` is not an option"),
             ("stop --bridge=vmlan-a --pidfile=/etc/passwd", "is not an option"),
-            ("start --bridge=vmlan-a --mode=user-v2", "shared, host or bridged"),
-            ("start --bridge=vmlan-a --mode=bridged", "--interface is missing"),
-            ("start --bridge=vmlan-a --mode=bridged --interface=lo", "not an interface"),
-            ("start --bridge=vmlan-a --mode=bridged --interface=a/b", "not a name"),
+            ("start --bridge=vmlan-a --mode=user-v2", "shared or host"),
+            ("start --bridge=vmlan-a --mode=host --interface=eth0", "is not an option"),
             (&format!("{shared} --gateway=10.0.0.1"), "not an address"),
             (&format!("{shared} --gateway=10.0.0.1/33"), "8 to 29"),
             (&format!("{shared} --gateway=10.0.0.1/+24"), "not an address"),

@@ -44,7 +44,7 @@ pub struct Helper {
 #[derive(Debug)]
 pub struct Started {
     helper: Helper,
-    /// A card on the bridge, for who serves there. A network that others serve has none.
+    /// A card on the bridge, for who serves there, until it is taken.
     pub card: Option<OwnedFd>,
 }
 
@@ -68,7 +68,8 @@ impl Helper {
     pub fn start(&self) -> Result<Started, HelperError> {
         self.check()?;
         let (_, card) = run(&self.start, None)?;
-        Ok(Started { helper: self.clone(), card })
+        let started = Started { helper: self.clone(), card };
+        if started.card.is_some() { Ok(started) } else { Err(HelperError::Answer) }
     }
 
     /// Makes a card in a network namespace of the caller's. It may be there already.

@@ -68,6 +68,7 @@ const CHECKS: &[Check] = &[
     networks::configured,
     networks::addresses,
     networks::daemons,
+    networks::root,
     machines::qemu,
     machines::acceleration,
 ];

@@ -9,7 +9,7 @@ use rustix::process::Pid;
 use vmlan_api::Client;
 use vmlan_api::network::Network as State;
 use vmlan_config::routes::{self, Route};
-use vmlan_config::{Mode, NetworkPaths, Networks, overlap};
+use vmlan_config::{NetworkPaths, Networks, overlap, vmnet};
 use vmlan_netd::PidFile;
 
 use super::{Finding, Machine};
@@ -94,10 +94,32 @@ fn conflicts(networks: &Networks, routes: &[Route]) -> Vec<Finding> {
 pub(super) fn daemons(machine: &Machine) -> Vec<Finding> {
     let (Ok(home), Some(file)) = (&machine.home, machine.file()) else { return Vec::new() };
     let mut findings = Vec::new();
-    for network in file.networks.iter().filter(|network| network.mode == Mode::UserV2) {
+    for network in file.networks.iter().filter(|network| network.subnet().is_some()) {
         findings.extend(daemon(&network.name, &home.network(&network.name)));
     }
     findings
+}
+
+/// Whether networks that need root for a moment may have it.
+pub(super) fn root(machine: &Machine) -> Vec<Finding> {
+    const CHECK: &str = "root";
+    let Some(file) = machine.file() else { return Vec::new() };
+    let names = file.networks.iter().filter(|n| vmnet::start(n).is_some()).map(|n| &*n.name);
+    let names = names.collect::<Vec<_>>().join(", ");
+    if names.is_empty() {
+        return Vec::new();
+    }
+    match crate::sudoers::verify(file, None) {
+        Ok(path) => {
+            vec![Finding::ok(CHECK, format!("{names} may be started, by {}", path.display()))]
+        }
+        Err(why) => {
+            let text = format!("{names} cannot be started: it needs root for a moment");
+            let why = why.lines().next().unwrap_or_default();
+            let mend = "vmlan sudoers --check says what is missing, and the command that mends it";
+            vec![Finding::warning(CHECK, text).why(why).mend(mend)]
+        }
+    }
 }
 
 fn daemon(name: &str, paths: &NetworkPaths) -> Vec<Finding> {

@@ -66,10 +66,7 @@ fn nft(args: &[&str], input: &str) -> Result<String, String> {
 
 /// Makes or replaces the network's own table.
 pub(super) fn set_table(bridge: &Bridge, network: &Network) -> Result<(), String> {
-    match table(bridge.as_str(), network) {
-        Some(text) => nft(&["-f", "-"], &text).map(drop),
-        None => Ok(()),
-    }
+    nft(&["-f", "-"], &table(bridge.as_str(), network)).map(drop)
 }
 
 /// Removes the network's own table, if there is one.
@@ -78,15 +75,14 @@ pub(super) fn remove_table(bridge: &Bridge) -> Result<(), String> {
     nft(&["-f", "-"], &format!("table inet {name}\ndelete table inet {name}\n")).map(drop)
 }
 
-fn table(name: &str, network: &Network) -> Option<String> {
+fn table(name: &str, network: &Network) -> String {
     let (gateway, chains) = match network {
         Network::Shared(gateway) => (gateway, shared(name, gateway)),
         Network::Host(gateway) => (gateway, host(name)),
-        Network::Bridged(_) => return None,
     };
     let (net4, net6) = (gateway.net4(), gateway.net6());
     // Emptied before it is filled, in one transaction.
-    Some(format!(
+    format!(
         "table inet {name}\n\
          delete table inet {name}\n\
          table inet {name} {{\n\
@@ -97,7 +93,7 @@ fn table(name: &str, network: &Network) -> Option<String> {
          \t\tiifname \"{name}\" ip6 saddr != {net6} drop\n\
          {chains}\
          }}\n"
-    ))
+    )
 }
 
 /// Guests may go out, in their host's name, and nobody may come in but with answers.

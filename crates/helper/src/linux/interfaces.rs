@@ -30,7 +30,6 @@ pub(super) struct Link {
     pub(super) kind: String,
     /// The bridge that it is a port of.
     pub(super) master: Option<u32>,
-    pub(super) up: bool,
 }
 
 /// The interfaces of this network namespace.
@@ -58,12 +57,8 @@ impl Interfaces {
     }
 
     /// Makes a bridge that is up. `mac` stays whatever ports come and go.
-    pub(super) fn add_bridge(&mut self, name: &str, mac: Option<[u8; 6]>) -> Result<Link, String> {
-        let request = create().text(libc::IFLA_IFNAME, name);
-        let request = match &mac {
-            Some(mac) => request.attribute(libc::IFLA_ADDRESS, mac),
-            None => request,
-        };
+    pub(super) fn add_bridge(&mut self, name: &str, mac: [u8; 6]) -> Result<Link, String> {
+        let request = create().text(libc::IFLA_IFNAME, name).attribute(libc::IFLA_ADDRESS, &mac);
         let request = request.nest(libc::IFLA_LINKINFO, &[], |info| {
             let info = info.text(libc::IFLA_INFO_KIND, "bridge");
             // Snooping without a querier loses neighbour solicitations in time.
@@ -74,7 +69,7 @@ impl Interfaces {
         // Addresses are given by us, the link-local one too, and routes by nobody.
         sysctl::set_ipv6(name, "accept_ra", "0");
         sysctl::set_ipv6(name, "addr_gen_mode", "1");
-        self.set_up(&link, true)?;
+        self.set_up(&link)?;
         Ok(link)
     }
 
@@ -112,7 +107,7 @@ impl Interfaces {
     ) -> Result<bool, String> {
         let name = port_name()?;
         let there = u32::try_from(namespace.as_raw_fd()).unwrap_or(0);
-        let request = create().text(libc::IFLA_IFNAME, &name).number(libc::IFLA_GROUP, 0);
+        let request = create().text(libc::IFLA_IFNAME, &name);
         let request = request.nest(libc::IFLA_LINKINFO, &[], |info| {
             let info = info.text(libc::IFLA_INFO_KIND, "veth");
             info.nest(libc::IFLA_INFO_DATA, &[], |data| {
@@ -142,33 +137,31 @@ impl Interfaces {
         let port = self.find(name)?.ok_or_else(|| format!("the port {name} is gone again"))?;
         // It is the bridge that the host has addresses on.
         sysctl::set_ipv6(name, "disable_ipv6", "1");
-        let enslaved = self.set_master(&port, Some(bridge));
-        enslaved.and_then(|()| self.set_up(&port, true)).inspect_err(|_| {
+        let enslaved = self.set_master(&port, bridge);
+        enslaved.and_then(|()| self.set_up(&port)).inspect_err(|_| {
             // The first error is the one to tell.
             let _ = self.remove(&port);
         })
     }
 
-    pub(super) fn set_master(&mut self, port: &Link, bridge: Option<&Link>) -> Result<(), String> {
-        let master = bridge.map_or(0, |bridge| bridge.index);
-        let request = Request::new(libc::RTM_NEWLINK, 0, &header(port.index, None))
-            .number(libc::IFLA_MASTER, master);
-        let what = match bridge {
-            Some(bridge) => format!("make {} a port of {}", port.name, bridge.name),
-            None => format!("take {} out of its bridge", port.name),
-        };
-        self.0.ask(request).map_err(doing(what))
+    fn set_master(&mut self, port: &Link, bridge: &Link) -> Result<(), String> {
+        let request = Request::new(libc::RTM_NEWLINK, 0, &header(port.index))
+            .number(libc::IFLA_MASTER, bridge.index);
+        self.0.ask(request).map_err(doing(format!("make {} a port of {}", port.name, bridge.name)))
     }
 
-    pub(super) fn set_up(&mut self, link: &Link, up: bool) -> Result<(), String> {
-        let request = Request::new(libc::RTM_NEWLINK, 0, &header(link.index, Some(up)));
-        let what = if up { "up" } else { "down" };
-        self.0.ask(request).map_err(doing(format!("bring {what} {}", link.name)))
+    fn set_up(&mut self, link: &Link) -> Result<(), String> {
+        let mut body = header(link.index);
+        for flags in [8..12, 12..16] {
+            body[flags].copy_from_slice(&u32::try_from(libc::IFF_UP).unwrap_or(0).to_ne_bytes());
+        }
+        let request = Request::new(libc::RTM_NEWLINK, 0, &body);
+        self.0.ask(request).map_err(doing(format!("bring up {}", link.name)))
     }
 
     /// Removes an interface; it may be gone already.
     pub(super) fn remove(&mut self, link: &Link) -> Result<(), String> {
-        let request = Request::new(libc::RTM_DELLINK, 0, &header(link.index, None));
+        let request = Request::new(libc::RTM_DELLINK, 0, &header(link.index));
         match self.0.ask(request) {
             Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(()),
             result => result.map_err(doing(format!("remove {}", link.name))),
@@ -185,14 +178,9 @@ fn create() -> Request {
 }
 
 /// `struct ifinfomsg`.
-fn header(index: u32, up: Option<bool>) -> [u8; LINK] {
+fn header(index: u32) -> [u8; LINK] {
     let mut bytes = [0; LINK];
     bytes[4..8].copy_from_slice(&index.to_ne_bytes());
-    if let Some(up) = up {
-        let flag = u32::try_from(libc::IFF_UP).unwrap_or(0);
-        bytes[8..12].copy_from_slice(&(if up { flag } else { 0 }).to_ne_bytes());
-        bytes[12..16].copy_from_slice(&flag.to_ne_bytes());
-    }
     bytes
 }
 
@@ -205,13 +193,11 @@ fn link(entry: &Entry) -> Option<Link> {
     let info = entry.attribute(LINK, libc::IFLA_LINKINFO.into()).unwrap_or_default();
     let kind = netlink::attribute(info, libc::IFLA_INFO_KIND.into()).map(text);
     let master = entry.attribute(LINK, libc::IFLA_MASTER.into()).and_then(|b| b.first_chunk());
-    let up = entry.u32_at(8) & u32::try_from(libc::IFF_UP).unwrap_or(0) != 0;
     Some(Link {
         index: entry.u32_at(4),
         name,
         kind: kind.unwrap_or_default(),
         master: master.map(|bytes| u32::from_ne_bytes(*bytes)),
-        up,
     })
 }
 

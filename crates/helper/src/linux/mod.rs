@@ -34,13 +34,12 @@ fn doing<E: Display>(what: impl Into<String>) -> impl FnOnce(E) -> String {
     move |e| format!("cannot {what}: {e}")
 }
 
-/// Makes the network. With the answer comes a TAP on it, for who serves addresses and names there;
-/// a bridged network has none, because others serve it.
+/// Makes the network. With the answer comes a TAP on it, for who serves addresses and names there.
 fn start(caller: Caller, bridge: &Bridge, network: &Network) -> Result<(), String> {
     let line = Line::open(caller)?;
     // Nobody is to wait for a caller that does not listen.
     let tap = network::start(&Store::open()?, caller, bridge, network)?;
-    line.tell("ready", tap.as_ref().map(AsFd::as_fd))
+    line.tell("ready", Some(tap.as_fd()))
 }
 
 /// Gives a guest a card. `veth NAME MAC` comes with the guest's network namespace, in which the card

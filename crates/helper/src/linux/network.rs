@@ -53,7 +53,7 @@ pub(super) fn start(
     caller: Caller,
     bridge: &Bridge,
     network: &Network,
-) -> Result<Option<OwnedFd>, String> {
+) -> Result<OwnedFd, String> {
     let mut interfaces = Interfaces::open()?;
     if let Some(state) = store.read(bridge)? {
         let same = state.owner == caller.uid && state.network == *network;
@@ -104,15 +104,12 @@ fn make(
     interfaces: &mut Interfaces,
     bridge: &Bridge,
     state: &mut State,
-) -> Result<Option<OwnedFd>, String> {
-    let gateway = match &state.network {
-        Network::Shared(gateway) | Network::Host(gateway) => *gateway,
-        Network::Bridged(_) => return Err("networks of mode bridged cannot be started yet".into()),
-    };
+) -> Result<OwnedFd, String> {
+    let gateway = *state.network.gateway();
     let link = match interfaces.find(bridge.as_str())? {
         Some(link) if link.kind == "bridge" => link,
         Some(link) => return Err(format!("{} is no bridge, but a {}", link.name, link.kind)),
-        None => interfaces.add_bridge(bridge.as_str(), Some(gateway.mac()))?,
+        None => interfaces.add_bridge(bridge.as_str(), gateway.mac())?,
     };
     interfaces.add_address(&link, gateway.v4.into(), gateway.prefix)?;
     interfaces.add_address(&link, gateway.v6.into(), 64)?;
@@ -129,7 +126,7 @@ fn make(
         }
         sysctl::forward(store, firewall::others_translate())?;
     }
-    interfaces.add_tap(&link).map(Some)
+    interfaces.add_tap(&link)
 }
 
 /// Undoes all that was done for a network.
@@ -184,7 +181,7 @@ pub(super) fn attach(
     match card {
         Card::Veth { name, mac, namespace } => {
             check_namespace(caller, namespace.as_fd())?;
-            if state.network.gateway().is_some_and(|gateway| gateway.mac() == *mac) {
+            if state.network.gateway().mac() == *mac {
                 return Err("the card's MAC address is the host's".into());
             }
             let new = interfaces.add_veth(&link, name.as_str(), *mac, namespace.as_fd())?;
