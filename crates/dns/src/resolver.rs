@@ -73,8 +73,9 @@ pub struct Resolver {
     native: Native,
     ipv6: Ipv6,
     watch: Option<Watch>,
-    /// When the files were last looked at.
-    looked: Instant,
+    started: Instant,
+    /// When the files were last looked at since then: the first query has them looked at anew.
+    looked: Option<Instant>,
     /// Goes up when the search domains change.
     search_changes: u32,
     answers: Answers<u64>,
@@ -104,7 +105,8 @@ impl Resolver {
             native: Native::default(),
             ipv6: options.ipv6,
             watch,
-            looked: now,
+            started: now,
+            looked: None,
             search_changes: 0,
             answers: Answers::default(),
         };
@@ -192,7 +194,9 @@ impl Resolver {
     }
 
     pub fn handle_timeout(&mut self, lanes: &mut dyn Datagrams, now: Instant) {
-        self.refresh(now, LOOK_IDLE);
+        if now.saturating_duration_since(self.looked.unwrap_or(self.started)) >= LOOK_IDLE {
+            self.refresh(now, LOOK_IDLE);
+        }
         if !self.core.questions.is_empty() {
             self.refresh(now, LOOK);
         }
@@ -206,7 +210,7 @@ impl Resolver {
 
     /// When [`Resolver::handle_timeout`] has to be called next; a time in the past means at once.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let look = self.watch.as_ref().map(|_| self.looked + LOOK_IDLE);
+        let look = self.watch.as_ref().map(|_| self.looked.unwrap_or(self.started) + LOOK_IDLE);
         let streams = self.streams.next_timeout();
         let lookups = self.core.lookups.next_timeout();
         [self.upstream.next_timeout(), streams, lookups, look].into_iter().flatten().min()
@@ -263,10 +267,10 @@ impl Resolver {
 
     /// Looks at the machine's files, if that is longer ago than `after`.
     fn refresh(&mut self, now: Instant, after: Duration) {
-        if now.saturating_duration_since(self.looked) < after {
+        if self.looked.is_some_and(|looked| now.saturating_duration_since(looked) < after) {
             return;
         }
-        self.looked = now;
+        self.looked = Some(now);
         self.look();
     }
 
