@@ -6,19 +6,21 @@
 //! varies from guest to guest comes over a socket that is its standard input, because sudo closes
 //! every other descriptor.
 
+#[cfg(target_os = "linux")]
 mod args;
 #[cfg(target_os = "linux")]
 mod linux;
 
 use std::process::ExitCode;
 
-use args::{ArgsError, Command};
-
+#[cfg(target_os = "linux")]
 fn main() -> ExitCode {
+    use args::{ArgsError, Command};
+
     let args: Result<Vec<_>, _> = std::env::args_os().skip(1).map(|a| a.into_string()).collect();
     let command = args.map_err(|_| ArgsError::Encoding).and_then(|args| Command::parse(&args));
     match command {
-        Ok(command) => match imp::run(&command) {
+        Ok(command) => match linux::run(&command) {
             Ok(()) => ExitCode::SUCCESS,
             Err(why) => {
                 eprintln!("vmlan-helper: {why}");
@@ -32,14 +34,8 @@ fn main() -> ExitCode {
     }
 }
 
-#[cfg(target_os = "linux")]
-use linux as imp;
-
 #[cfg(not(target_os = "linux"))]
-mod imp {
-    use super::Command;
-
-    pub(super) fn run(_command: &Command) -> Result<(), String> {
-        Err("this system's networks are not made of bridges".into())
-    }
+fn main() -> ExitCode {
+    eprintln!("vmlan-helper: this system's networks are not made of bridges");
+    ExitCode::FAILURE
 }
