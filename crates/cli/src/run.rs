@@ -29,7 +29,6 @@ mod unmanaged;
 /// running ends with it. The exit code is the command's; 127 if there is no such command, 126 if it
 /// cannot be executed, 125 if vmlan fails.
 #[derive(Debug, clap::Args)]
-#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is no such guest"))]
 pub(crate) struct Args {
     /// Lead a port of the host to the command: [HOSTIP:]HOSTPORT:GUESTPORT[/udp].
     ///

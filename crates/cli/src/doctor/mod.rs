@@ -82,6 +82,7 @@ impl Finding {
         Self { verdict: Verdict::Warning, ..Self::ok(check, text) }
     }
 
+    #[cfg(any(target_os = "linux", test))]
     fn fault(check: &'static str, text: impl Into<String>) -> Self {
         Self { verdict: Verdict::Fault, ..Self::ok(check, text) }
     }
@@ -95,6 +96,7 @@ impl Finding {
     }
 
     /// A reason of vmlan's own, which says the mend after a semicolon.
+    #[cfg(any(target_os = "linux", test))]
     fn told(self, line: &str) -> Self {
         match line.split_once("; ") {
             Some((why, mend)) => self.why(why).mend(mend),
