@@ -141,14 +141,17 @@ impl NetworkPaths {
 
     /// Refuses what no socket could be made at.
     pub fn check(&self) -> Result<(), SocketPathError> {
-        for path in [&self.endpoint, &self.qemu, &self.fd] {
-            let len = path.as_os_str().len();
-            if len >= UNIX_PATH_MAX {
-                return Err(SocketPathError { path: path.clone(), len });
-            }
-        }
-        Ok(())
+        [&self.endpoint, &self.qemu, &self.fd].into_iter().try_for_each(|path| socket_path(path))
     }
+}
+
+/// Refuses a path that no socket could have.
+pub fn socket_path(path: &Path) -> Result<(), SocketPathError> {
+    let len = path.as_os_str().len();
+    if len >= UNIX_PATH_MAX {
+        return Err(SocketPathError { path: path.into(), len });
+    }
+    Ok(())
 }
 
 #[cfg(test)]

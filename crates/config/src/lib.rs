@@ -16,6 +16,7 @@ pub mod entry;
 pub mod file;
 mod home;
 mod identifier;
+pub mod instance;
 pub mod layers;
 mod mac;
 pub mod machine;
@@ -40,7 +41,7 @@ mod yaml;
 
 pub use entry::{Attachment, Instance, Target, attachments};
 pub use file::{FileError, Locked, NetworksFile};
-pub use home::{HomeError, LimaHome, NetworkPaths, SocketPathError};
+pub use home::{HomeError, LimaHome, NetworkPaths, SocketPathError, socket_path};
 pub use identifier::{IdentifierError, host_name};
 pub use mac::{MacError, mac_address, parse_mac, show_mac};
 pub use networks::{BUILT_IN, Link, Mode, Network, Networks, Paths, Resolved};
