@@ -1,0 +1,180 @@
+use std::fs;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::*;
+
+#[test]
+fn an_overlay_is_as_large_as_asked_for_and_names_its_base() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = raw(&dir, 1 << 20);
+    for size in [0, 1 << 20, 3 << 30, 100 << 30, 5 << 40] {
+        let disk = dir.path().join(format!("{size}.qcow2"));
+        overlay(&disk, &base, Format::Raw, size).unwrap();
+        assert_eq!(format_of(&disk).unwrap(), Format::Qcow2);
+        let head = Head::read(&disk).unwrap();
+        assert_eq!(head.u64(24), size.max(1 << 20));
+        let bytes = fs::read(&disk).unwrap();
+        let at = usize::try_from(head.u64(8)).unwrap();
+        let len = usize::try_from(head.u32(16)).unwrap();
+        assert_eq!(&bytes[at..at + len], base.canonicalize().unwrap().as_os_str().as_bytes());
+    }
+}
+
+#[test]
+fn an_overlay_replaces_no_file_and_leaves_none_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = raw(&dir, 1 << 20);
+    let disk = dir.path().join("disk");
+    let none = overlay(&disk, &dir.path().join("missing"), Format::Raw, 0).unwrap_err();
+    assert_eq!(none.kind(), ErrorKind::NotFound);
+    assert_eq!(
+        overlay(&disk, &base, Format::Raw, 1 << 60).unwrap_err().kind(),
+        ErrorKind::InvalidInput
+    );
+    assert!(!disk.exists());
+    fs::write(&disk, "precious").unwrap();
+    assert_eq!(overlay(&disk, &base, Format::Raw, 0).unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert_eq!(fs::read(&disk).unwrap(), b"precious");
+}
+
+#[test]
+fn an_image_that_names_another_file_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = raw(&dir, 1 << 20);
+    let disk = dir.path().join("disk");
+    overlay(&disk, &base, Format::Raw, 0).unwrap();
+    let error = overlay(&dir.path().join("second"), &disk, Format::Qcow2, 0).unwrap_err();
+    assert!(error.to_string().contains("names another file"), "{error}");
+
+    let mut bytes = fs::read(&disk).unwrap();
+    bytes[8..20].fill(0);
+    fs::write(&disk, &bytes).unwrap();
+    assert_eq!(size_of(&disk, Format::Qcow2).unwrap(), 1 << 20);
+    bytes[79] = 4;
+    fs::write(&disk, &bytes).unwrap();
+    let error = size_of(&disk, Format::Qcow2).unwrap_err();
+    assert!(error.to_string().contains("names another file"), "{error}");
+    fs::write(&disk, &bytes[..30]).unwrap();
+    let error = size_of(&disk, Format::Qcow2).unwrap_err();
+    assert!(error.to_string().contains("not a whole"), "{error}");
+}
+
+#[test]
+fn what_boots_nothing_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    for (head, name) in OTHERS {
+        fs::write(&file, head).unwrap();
+        assert!(format_of(&file).unwrap_err().to_string().contains(name));
+    }
+    fs::write(&file, []).unwrap();
+    assert_eq!(format_of(&file).unwrap(), Format::Raw);
+}
+
+/// What QEMU itself makes of a disk: the size, the base and its format.
+#[test]
+fn qemu_takes_an_overlay() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = raw(&dir, 3 << 20);
+    let disk = dir.path().join("disk");
+    overlay(&disk, &base, Format::Raw, 600 << 30).unwrap();
+    let mut qemu = Qemu::start(&dir.path().join("qmp"), &disk);
+    let block = qemu.ask(&json!({"execute": "query-block"}));
+    let image = &block[0]["inserted"]["image"];
+    assert_eq!(image["format"], "qcow2");
+    assert_eq!(image["virtual-size"], 600_u64 << 30);
+    assert_eq!(image["cluster-size"], CLUSTER);
+    assert_eq!(image["backing-image"]["format"], "raw");
+    assert_eq!(image["backing-image"]["virtual-size"], 3 << 20);
+    // Read through to the base, written here, and kept.
+    let io = |line: &str| {
+        json!({"execute": "human-monitor-command",
+               "arguments": {"command-line": format!("qemu-io disk \"{line}\"")}})
+    };
+    for line in ["read -P 0x5a 1M 64k", "read -P 0 4M 64k", "write -P 0x33 599G 1M", "flush"] {
+        let said = qemu.ask(&io(line)).as_str().unwrap().to_owned();
+        assert!(!said.contains("rror") && !said.contains("failed"), "{line}: {said}");
+    }
+    qemu.ask(&json!({"execute": "quit"}));
+    qemu.ended();
+    let mut again = Qemu::start(&dir.path().join("qmp2"), &disk);
+    let said = again.ask(&io("read -P 0x33 599G 1M")).as_str().unwrap().to_owned();
+    assert!(!said.contains("failed"), "{said}");
+    assert_eq!(fs::metadata(&base).unwrap().len(), 3 << 20);
+}
+
+fn raw(dir: &tempfile::TempDir, len: usize) -> PathBuf {
+    let path = dir.path().join("base.img");
+    fs::write(&path, vec![0x5a; len]).unwrap();
+    path
+}
+
+/// A QEMU that never runs its machine, only looks at a disk.
+struct Qemu {
+    child: Child,
+    answers: BufReader<UnixStream>,
+}
+
+impl Qemu {
+    fn start(socket: &Path, disk: &Path) -> Self {
+        let child = Command::new("qemu-system-x86_64")
+            .args([
+                "-nodefaults",
+                "-no-user-config",
+                "-display",
+                "none",
+                "-S",
+                "-M",
+                "q35,accel=tcg",
+            ])
+            .arg("-qmp")
+            .arg(format!("unix:{},server=on,wait=off", socket.display()))
+            .arg("-drive")
+            .arg(format!("id=disk,if=none,format=qcow2,file={}", disk.display()))
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let stream = loop {
+            match UnixStream::connect(socket) {
+                Ok(stream) => break stream,
+                Err(e) => assert!(Instant::now() < deadline, "{e}"),
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut qemu = Self { child, answers: BufReader::new(stream) };
+        qemu.ask(&json!({"execute": "qmp_capabilities"}));
+        qemu
+    }
+
+    fn ask(&mut self, question: &Value) -> Value {
+        self.answers.get_mut().write_all(question.to_string().as_bytes()).unwrap();
+        loop {
+            let mut line = String::new();
+            assert!(self.answers.read_line(&mut line).unwrap() > 0, "QEMU has ended");
+            let mut answer: Value = serde_json::from_str(&line).unwrap();
+            assert!(answer.get("error").is_none(), "{question}: {answer}");
+            if let Some(value) = answer.get_mut("return") {
+                return value.take();
+            }
+        }
+    }
+
+    fn ended(&mut self) {
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
