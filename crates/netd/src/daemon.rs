@@ -261,6 +261,9 @@ impl Daemon {
             }
         }
         self.core.shutdown();
+        if let Some(joins) = &mut self.joins {
+            joins.hang_up();
+        }
         if let Some(leases) = self.leases.take() {
             leases.finish(&self.core.engine, self.core.clock.now());
         }

@@ -103,6 +103,29 @@ fn after_a_crash_of_everything_the_next_user_undoes_it() {
 }
 
 #[test]
+fn a_daemon_that_ends_before_the_card_is_made_is_replaced() {
+    let host = BridgeHost::new();
+    let before = host.listing();
+    // Between the addresses and the card, the daemon ends and the bridge with it.
+    let sudo = "#!/bin/sh
+case \"$*\" in *attach*)
+    if mkdir /run/home/once 2>/dev/null; then
+        kill $(cat /run/home/.lima/_networks/shared/usernet_shared.pid)
+        while [ -e /sys/class/net/vmlan-shared ]; do sleep 0.05; done
+    fi
+esac
+exec /usr/bin/sudo \"$@\"
+";
+    host.run(
+        As::Root,
+        &format!("cat >/usr/local/bin/sudo <<'END'\n{sudo}END\nchmod 755 /usr/local/bin/sudo"),
+    );
+    host.run(As::User, "vmlan run --network lima:shared -- ping -c 1 -W 2 192.168.105.1");
+    host.run(As::Root, "rmdir /run/home/once && rm /usr/local/bin/sudo");
+    host.await_listing(&before);
+}
+
+#[test]
 fn machines_are_served_by_dhcp_and_router_advertisements() {
     let host = BridgeHost::new();
     let guest = host.guest("lima:shared", "one");

@@ -4,11 +4,11 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use vmlan_config::layers::Layers;
 use vmlan_config::{Attachment, HostResolver, LimaHome, Network};
 use vmlan_engine::Forward;
@@ -100,10 +100,7 @@ impl Managed {
 
     pub(super) fn serve(&self, card: &OwnedFd, supervisor: &Supervisor) -> Result<(), String> {
         let mut first = true;
-        if let Some(helper) = &self.helper {
-            let attached = helper.attach(card.as_fd(), &self.interface, self.mac);
-            attached.map_err(|e| e.to_string())?;
-        }
+        let patience = Instant::now() + PATIENCE;
         loop {
             if !self.daemon.is_configured() {
                 return Err(format!("network `{}` has been deleted", self.daemon.name));
@@ -116,13 +113,25 @@ impl Managed {
                 let (old, new) = (self.welcome.address, joined.welcome.address);
                 return Err(format!("the network has the address {new} for the guest, not {old}"));
             }
-            if std::mem::take(&mut first) {
+            if first {
+                // Only now: until a guest stays, the daemon may end, and the bridge with it.
+                match self.attach(card.as_fd()) {
+                    Err(_) if has_ended(&joined) && Instant::now() < patience => continue,
+                    attached => attached?,
+                }
                 supervisor.ready().map_err(|e| e.to_string())?;
+                first = false;
             }
             if guest_is_gone(supervisor, &joined).map_err(|e| e.to_string())? {
                 return Ok(());
             }
         }
+    }
+
+    /// Has root's helper make the card in the guest's namespace, on a network with a bridge.
+    fn attach(&self, namespace: BorrowedFd<'_>) -> Result<(), String> {
+        let Some(helper) = &self.helper else { return Ok(()) };
+        helper.attach(namespace, &self.interface, self.mac).map_err(|e| e.to_string())
     }
 }
 
@@ -146,6 +155,12 @@ fn forwarded(forward: &Forward) -> Result<Forwarded, String> {
         ListenAddr::Unix(path) => return Err(format!("{}: not a port", path.display())),
     };
     Ok(Forwarded { local: local.to_string(), port: forward.guest.port(), udp })
+}
+
+/// Whether the daemon is there no more.
+fn has_ended(joined: &Joined) -> bool {
+    let mut fds = [PollFd::new(joined, PollFlags::IN)];
+    rustix::event::poll(&mut fds, Some(&Timespec::default())) != Ok(0)
 }
 
 /// Waits for the end of the guest or of the daemon.

@@ -80,6 +80,11 @@ impl Joins {
         self.clients.len()
     }
 
+    /// Lets everybody know that the daemon ends, before what they rely on is undone.
+    pub(crate) fn hang_up(&mut self) {
+        self.clients.clear();
+    }
+
     pub(crate) fn accept(&mut self, registry: &Registry) {
         while self.clients.len() < MAX_CLIENTS {
             match self.listener.accept() {
