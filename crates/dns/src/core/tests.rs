@@ -218,6 +218,27 @@ fn an_alias_leads_outside() {
 }
 
 #[test]
+fn a_guest_beyond_its_share_is_refused_at_once_and_others_are_not() {
+    let mut rig = rig(&[]);
+    let question = |n: usize| ask(4, &format!("name{n}.example."), RecordType::A, None);
+    for n in 0..super::MAX_WAITING_PER_GUEST {
+        rig.query(1, 1, &question(n), true);
+        rig.next_question();
+    }
+    rig.query(2, 1, &question(9999), true);
+    let (to, answer, _) = rig.next_answer();
+    assert_eq!((to, answer.metadata.response_code), (2, ResponseCode::ServFail));
+    assert!(rig.todo.is_empty());
+    rig.query(3, 2, &question(9999), true);
+    rig.next_question();
+    // A place that becomes free is taken again.
+    rig.fail(0);
+    rig.next_answer();
+    rig.query(2, 1, &question(9998), true);
+    rig.next_question();
+}
+
+#[test]
 fn failures_reach_everybody() {
     let mut rig = rig(&[("a.test", "www.example")]);
     for (client, text) in [(1, "www.example."), (2, "www.example."), (3, "a.test.")] {

@@ -7,6 +7,7 @@
 mod tcp;
 mod udp;
 
+use std::cmp::Reverse;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,10 @@ const GIVE_UP: Duration = Duration::from_secs(10);
 /// How exactly retries are timed.
 const SWEEP: Duration = Duration::from_millis(250);
 
+/// Questions that are retried at once: a nameserver's socket has room for these. More in one go, and
+/// it would lose the same ones each time.
+const MAX_RETRIES: usize = 128;
+
 /// Where sockets are registered, and under which numbers.
 #[derive(Debug)]
 pub(crate) struct Poll {
@@ -45,6 +50,10 @@ pub(crate) struct Upstream {
     /// Questions that an attempt has failed; empty between calls.
     lost: Vec<usize>,
 }
+
+/// A question to be retried. First come those that were sent least often, and of these the latest:
+/// what nobody has answered for long is the least likely to be answered.
+type Overdue = (usize, Reverse<Instant>, usize);
 
 impl Poll {
     pub(crate) fn new(registry: Registry, base: usize) -> Self {
@@ -155,7 +164,7 @@ impl Upstream {
 
     /// Retries what is overdue, gives up what is too old, closes sockets without work.
     fn sweep(&mut self, core: &mut Core, poll: &mut Poll, now: Instant) {
-        let (mut old, mut overdue) = (Vec::new(), Vec::new());
+        let (mut old, mut overdue) = (Vec::new(), Vec::<Overdue>::new());
         let most = core.servers.attempts().min(MAX_TRIES);
         for (index, question) in &core.questions {
             let tries = &question.tries;
@@ -164,10 +173,14 @@ impl Upstream {
             } else if tries.count < most
                 && now.saturating_duration_since(tries.last) >= core.servers.patience(tries.count)
             {
-                overdue.push(index);
+                overdue.push((tries.count, Reverse(question.asked_at), index));
             }
         }
-        for index in overdue {
+        if overdue.len() > MAX_RETRIES {
+            overdue.select_nth_unstable(MAX_RETRIES);
+            overdue.truncate(MAX_RETRIES);
+        }
+        for (_, _, index) in overdue {
             if let Some(question) = core.questions.get(index) {
                 self.udp.suspect(&question.tries);
             }
