@@ -1,6 +1,7 @@
 //! A client of the control API, as `vmlan`'s own commands are.
 
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -83,13 +84,22 @@ impl Client {
         Ok((stream, rest))
     }
 
-    /// Sends a request and reads the head of its answer; an error is read whole.
-    fn request(
-        &self,
-        method: &str,
-        target: &str,
-        body: &[u8],
-    ) -> Result<(Head, (UnixStream, Vec<u8>)), ClientError> {
+    /// A stream to a guest's port, from the gateway.
+    pub fn dial(&self, guest: SocketAddr) -> Result<UnixStream, ClientError> {
+        let target = format!("/tunnel?ip={}&port={}", guest.ip(), guest.port());
+        let mut stream = self.send("GET", &target, &[])?;
+        // As gvisor-tap-vsock has it, what goes well is answered without HTTP.
+        let mut answer = [0; 2];
+        stream.read_exact(&mut answer).map_err(unheard)?;
+        if answer != *b"OK" {
+            return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into());
+        }
+        stream.set_read_timeout(None)?;
+        stream.set_write_timeout(None)?;
+        Ok(stream)
+    }
+
+    fn send(&self, method: &str, target: &str, body: &[u8]) -> Result<UnixStream, ClientError> {
         let mut stream = UnixStream::connect(&self.path).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon,
             _ => ClientError::Io(e),
@@ -102,6 +112,17 @@ impl Client {
             body.len(),
         );
         stream.write_all(&[head.as_bytes(), body].concat()).map_err(unheard)?;
+        Ok(stream)
+    }
+
+    /// Sends a request and reads the head of its answer; an error is read whole.
+    fn request(
+        &self,
+        method: &str,
+        target: &str,
+        body: &[u8],
+    ) -> Result<(Head, (UnixStream, Vec<u8>)), ClientError> {
+        let mut stream = self.send(method, target, body)?;
         let mut input = Vec::new();
         let mut chunk = [0; 4096];
         let head = loop {

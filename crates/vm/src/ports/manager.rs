@@ -1,0 +1,313 @@
+//! The thread that has the ports be what they ought to be: whatever happens, it looks at what is
+//! wanted and at what is open, and mends the difference, as fast as its allowance permits.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use vmlan_agent::message::{Lift, Orders, Report, State, Target};
+use vmlan_config::instance::forwards::Forwards;
+
+use super::forwards::{Failure, Network};
+use super::plan::{Place, Wanted, lifts, plan};
+use super::reverse::Streams;
+use super::{Config, Local, Port, PortEvent, PortState};
+
+/// Between two questions to an agent that answers, and to one that has not answered yet.
+const PING: Duration = Duration::from_secs(10);
+const KNOCK: Duration = Duration::from_secs(1);
+
+/// An agent that says nothing for as long is not there.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Until a port that could not be had is tried again.
+const RETRY: Duration = Duration::from_secs(3);
+
+/// For the machine to take what it is told.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Ports opened or closed at once, and how soon the next one may be: a machine that changes its
+/// mind all the time costs no more than that.
+const ALLOWANCE: u32 = 1000;
+const REFILL: Duration = Duration::from_millis(20);
+
+/// What the thread hears.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// The channel is there; this end is for writing.
+    Up(UnixStream),
+    Down,
+    Report(Report),
+    NewNetwork,
+    Stop,
+}
+
+pub(super) type Events = Box<dyn FnMut(PortEvent) + Send>;
+
+pub(super) struct Manager {
+    forwards: Forwards,
+    guest: std::net::Ipv4Addr,
+    orders: Orders,
+    doors: BTreeMap<String, PathBuf>,
+    network: Network,
+    streams: Streams,
+    events: Events,
+    shared: Arc<Mutex<Vec<PortState>>>,
+    channel: Option<UnixStream>,
+    next_orders: Instant,
+    /// When the agent was last heard, if it counts as there.
+    agent: Option<Instant>,
+    state: State,
+    entries: BTreeMap<Local, Entry>,
+    allowance: u32,
+    refilled: Instant,
+}
+
+/// A port that is wanted, or still open.
+#[derive(Debug)]
+struct Entry {
+    guest: Target,
+    /// Where it leads, if it is open.
+    open: Option<SocketAddr>,
+    problem: Option<String>,
+    retry: Option<Instant>,
+}
+
+impl Manager {
+    pub(super) fn new(config: Config, events: Events, shared: Arc<Mutex<Vec<PortState>>>) -> Self {
+        let reverse = config.forwards.sockets.iter().filter(|sockets| sockets.reverse);
+        let doors: BTreeMap<_, _> = reverse
+            .filter_map(|sockets| Some((sockets.guest.to_str()?.to_owned(), sockets.host.clone())))
+            .collect();
+        let now = Instant::now();
+        Self {
+            orders: Orders {
+                number: 0,
+                at: config.guest,
+                from: config.gateways,
+                lifts: Vec::new(),
+                doors: doors.keys().cloned().collect(),
+                uid: config.uid,
+            },
+            forwards: config.forwards,
+            guest: config.guest,
+            doors,
+            network: Network { client: config.control, name: config.name },
+            streams: Streams::default(),
+            events,
+            shared,
+            channel: None,
+            next_orders: now,
+            agent: None,
+            state: State::default(),
+            entries: BTreeMap::new(),
+            allowance: ALLOWANCE,
+            refilled: now,
+        }
+    }
+
+    /// Until it is told to stop; then all ports are closed.
+    pub(super) fn run(mut self, inputs: &Receiver<Input>) {
+        loop {
+            let next = self.go_on();
+            let wait = next.saturating_duration_since(Instant::now());
+            match inputs.recv_timeout(wait) {
+                Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(input) => self.hear(input),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+        self.allowance = u32::MAX;
+        for local in self.entries.keys().cloned().collect::<Vec<_>>() {
+            self.close(&local);
+        }
+    }
+
+    fn hear(&mut self, input: Input) {
+        match input {
+            Input::Up(stream) => {
+                let bounded = stream.set_write_timeout(Some(PATIENCE));
+                self.channel = bounded.is_ok().then_some(stream);
+                self.next_orders = Instant::now();
+            }
+            Input::Down => {
+                self.channel = None;
+                self.agent_is_gone();
+            }
+            Input::Report(Report::State(state)) => {
+                // Numbers of others before us mean nothing.
+                if state.heard == 0 || state.heard > self.orders.number {
+                    return;
+                }
+                self.state = state;
+                if self.agent.replace(Instant::now()).is_none() {
+                    (self.events)(PortEvent::AgentUp);
+                }
+            }
+            Input::Report(Report::Call { door, port }) => {
+                if let Some(host) = self.doors.get(&door) {
+                    self.streams.join(&self.network.client, self.guest, port, host.clone());
+                }
+            }
+            Input::NewNetwork => {
+                for entry in self.entries.values_mut() {
+                    entry.open = None;
+                    entry.retry = None;
+                }
+            }
+            Input::Stop => {}
+        }
+    }
+
+    fn agent_is_gone(&mut self) {
+        if self.agent.take().is_some() {
+            (self.events)(PortEvent::AgentDown);
+        }
+    }
+
+    /// Does what is due, and says when there will be more.
+    fn go_on(&mut self) -> Instant {
+        let now = Instant::now();
+        if self.agent.is_some_and(|heard| now.duration_since(heard) > SILENCE) {
+            self.agent_is_gone();
+        }
+        let plan = plan(&self.forwards, self.guest, &self.state.listeners);
+        let lifts = lifts(&plan);
+        if lifts != self.orders.lifts {
+            self.orders.lifts = lifts;
+            self.next_orders = now;
+        }
+        if self.channel.is_some() && self.next_orders <= now {
+            self.send_orders(now);
+        }
+        let refill = now.duration_since(self.refilled).as_millis() / REFILL.as_millis();
+        if refill > 0 {
+            let refill = u32::try_from(refill).unwrap_or(ALLOWANCE);
+            self.allowance = self.allowance.saturating_add(refill).min(ALLOWANCE);
+            self.refilled = now;
+        }
+        let retry = self.mend(&plan, now);
+        let orders = self.channel.as_ref().map(|_| self.next_orders);
+        // Without anything to do it is enough to look now and then.
+        [retry, orders].into_iter().flatten().min().unwrap_or(now + PING)
+    }
+
+    fn send_orders(&mut self, now: Instant) {
+        self.orders.number += 1;
+        let is_answered = self.agent.is_some();
+        self.next_orders = now + if is_answered { PING } else { KNOCK };
+        let Ok(mut line) = serde_json::to_vec(&self.orders) else { return };
+        // What somebody else may have left half said ends here.
+        line.insert(0, b'\n');
+        line.push(b'\n');
+        // Half a line, if the machine takes no more, is ended by the next one.
+        let sent = self.channel.as_mut().map(|channel| channel.write_all(&line));
+        if let Some(Err(error)) = sent
+            && !matches!(
+                error.kind(),
+                std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+            )
+        {
+            // Whoever reads the channel sees its end as well.
+            self.channel = None;
+        }
+    }
+
+    /// Closes what is not wanted, or not there, and opens what is wanted. Returns when something is
+    /// to be tried again.
+    fn mend(&mut self, plan: &BTreeMap<Local, Wanted>, now: Instant) -> Option<Instant> {
+        let place = |local: &Local| {
+            let wanted = plan.get(local)?;
+            let to = match &wanted.place {
+                Place::Direct(addr) => *addr,
+                Place::Lifted(target) => (self.guest, lift(&self.state.lifts, target)?).into(),
+            };
+            Some((wanted.guest.clone(), to))
+        };
+        let wanted: BTreeMap<Local, (Target, SocketAddr)> =
+            plan.keys().filter_map(|local| Some((local.clone(), place(local)?))).collect();
+        let mut changed = false;
+        let stale: Vec<Local> = self
+            .entries
+            .iter()
+            .filter(|(local, entry)| match (wanted.get(*local), entry.open) {
+                (None, _) => true,
+                (Some((guest, to)), open) => {
+                    *guest != entry.guest || open.is_some_and(|open| open != *to)
+                }
+            })
+            .map(|(local, _)| local.clone())
+            .collect();
+        for local in stale {
+            if self.allowance == 0 {
+                break;
+            }
+            changed = true;
+            self.close(&local);
+        }
+        for (local, (guest, to)) in wanted {
+            let waits = self.entries.get(&local).is_some_and(|entry| {
+                entry.open.is_some() || entry.retry.is_some_and(|at| at > now)
+            });
+            if !waits && self.allowance > 0 {
+                changed = true;
+                self.open(local, guest, to, now);
+            }
+        }
+        if changed {
+            self.publish();
+        }
+        let spent = (self.allowance == 0).then(|| now + REFILL);
+        let retries = self.entries.values().filter_map(|entry| entry.retry);
+        retries.chain(spent).min()
+    }
+
+    fn open(&mut self, local: Local, guest: Target, to: SocketAddr, now: Instant) {
+        self.allowance -= 1;
+        let opened = self.network.open(&local, to);
+        let port = Port { local: local.clone(), guest: guest.clone() };
+        let before = self.entries.remove(&local).and_then(|entry| entry.problem);
+        let (open, problem, retry) = match opened {
+            Ok(()) => {
+                (self.events)(PortEvent::Opened(port));
+                (Some(to), None, None)
+            }
+            // The host agent brings the network back, and the machine to it.
+            Err(Failure::NotYet) => (None, before, Some(now + KNOCK)),
+            Err(Failure::Refused(why)) => {
+                if before.as_ref() != Some(&why) {
+                    (self.events)(PortEvent::Conflict { port, why: why.clone() });
+                }
+                (None, Some(why), Some(now + RETRY))
+            }
+        };
+        self.entries.insert(local, Entry { guest, open, problem, retry });
+    }
+
+    fn close(&mut self, local: &Local) {
+        let Some(entry) = self.entries.remove(local) else { return };
+        if entry.open.is_some() {
+            self.allowance -= 1;
+            self.network.close(local);
+            let port = Port { local: local.clone(), guest: entry.guest };
+            (self.events)(PortEvent::Closed(port));
+        }
+    }
+
+    fn publish(&self) {
+        let states = self.entries.iter().map(|(local, entry)| PortState {
+            port: Port { local: local.clone(), guest: entry.guest.clone() },
+            problem: entry.problem.clone(),
+        });
+        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = states.collect();
+    }
+}
+
+fn lift(lifts: &[Lift], to: &Target) -> Option<u16> {
+    lifts.iter().find(|lift| lift.to == *to && lift.port != 0).map(|lift| lift.port)
+}
