@@ -81,7 +81,21 @@ impl Helper {
     ) -> Result<(), HelperError> {
         self.check()?;
         let request = format!("veth {name} {}", show_mac(mac));
-        run(&self.attach, Some((&request, namespace))).map(drop)
+        run(&self.attach, Some((&request, Some(namespace)))).map(drop)
+    }
+
+    /// Makes a virtual machine's card on the network: an open TAP device that lives as long as its
+    /// descriptor, with a `virtio_net_hdr` before each frame. QEMU takes it as
+    /// `-netdev tap,id=n0,fd=N,vhost=off` with a card of this MAC address.
+    ///
+    /// The network has to be there, and stays only as long as it has guests: whoever asks has joined
+    /// before ([`stay`](crate::managed::stay), with [`bridged`](crate::managed::Hello::bridged) set),
+    /// and holds the connection until the machine is gone. When the daemon dies and another takes
+    /// its place, the machine keeps this card, and only the connection is made anew.
+    pub fn tap(&self, mac: Mac) -> Result<OwnedFd, HelperError> {
+        self.check()?;
+        let (_, tap) = run(&self.attach, Some((&format!("tap {}", show_mac(mac)), None)))?;
+        tap.ok_or(HelperError::Answer)
     }
 }
 
@@ -97,7 +111,7 @@ impl Drop for Started {
 /// Runs the helper, with something to say to it. Root needs no sudo.
 fn run(
     args: &[String],
-    request: Option<(&str, BorrowedFd<'_>)>,
+    request: Option<(&str, Option<BorrowedFd<'_>>)>,
 ) -> Result<(String, Option<OwnedFd>), HelperError> {
     let helper = vmnet::helper();
     let failed =
@@ -106,7 +120,8 @@ fn run(
     let pair = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
     let (ours, theirs) = pair.map_err(|e| failed(e.into()))?;
     if let Some((text, fd)) = request {
-        scm::send_fds(&ours, text.as_bytes(), &[fd]).map_err(failed)?;
+        let fds: Vec<_> = fd.into_iter().collect();
+        scm::send_fds(&ours, text.as_bytes(), &fds).map_err(failed)?;
     }
     let mut command = if rustix::process::geteuid().is_root() {
         let mut command = Command::new(&helper);

@@ -43,7 +43,7 @@ fn start(caller: Caller, bridge: &Bridge, network: &Network) -> Result<(), Strin
 }
 
 /// Gives a guest a card. `veth NAME MAC` comes with the guest's network namespace, in which the card
-/// is made unless it is there already; `tap` is answered by a descriptor.
+/// is made unless it is there already; `tap MAC` is answered by a descriptor.
 fn attach(caller: Caller, bridge: &Bridge) -> Result<(), String> {
     let line = Line::open(caller)?;
     let (text, fd) = line.hear()?;

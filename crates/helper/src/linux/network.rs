@@ -14,19 +14,19 @@ use crate::args::{Bridge, Interface, Network};
 pub(super) enum Card {
     /// An interface in the guest's network namespace.
     Veth { name: Interface, mac: [u8; 6], namespace: OwnedFd },
-    /// A TAP device for a virtual machine.
-    Tap,
+    /// A TAP device for a virtual machine whose card has this MAC address.
+    Tap { mac: [u8; 6] },
 }
 
 impl Card {
     /// Reads a request, and the descriptor that came with it.
     pub(super) fn parse(text: &str, fd: Option<OwnedFd>) -> Result<Self, String> {
+        let mac = |text| parse_mac(text).ok_or("the card's MAC address is none of a guest's");
         match (text.split(' ').collect::<Vec<_>>()[..].as_ref(), fd) {
-            (["tap"], None) => Ok(Self::Tap),
-            (["veth", name, mac], Some(namespace)) => {
+            (["tap", address], None) => Ok(Self::Tap { mac: mac(address)? }),
+            (["veth", name, address], Some(namespace)) => {
                 let name = Interface::parse(name).map_err(|e| format!("the card's name: {e}"))?;
-                let mac = parse_mac(mac).ok_or("the card's MAC address is none of a guest's")?;
-                Ok(Self::Veth { name, mac, namespace })
+                Ok(Self::Veth { name, mac: mac(address)?, namespace })
             }
             _ => Err("the request makes no sense".into()),
         }
@@ -178,16 +178,17 @@ pub(super) fn attach(
     }
     let mut interfaces = Interfaces::open()?;
     let link: Link = interfaces.find(name)?.ok_or_else(none)?;
+    let (Card::Veth { mac, .. } | Card::Tap { mac }) = card;
+    if state.network.gateway().mac() == *mac {
+        return Err("the card's MAC address is the host's".into());
+    }
     match card {
         Card::Veth { name, mac, namespace } => {
             check_namespace(caller, namespace.as_fd())?;
-            if state.network.gateway().mac() == *mac {
-                return Err("the card's MAC address is the host's".into());
-            }
             let new = interfaces.add_veth(&link, name.as_str(), *mac, namespace.as_fd())?;
             Ok((if new { "attached" } else { "there" }, None))
         }
-        Card::Tap => Ok(("attached", Some(interfaces.add_tap(&link)?))),
+        Card::Tap { .. } => Ok(("attached", Some(interfaces.add_tap(&link)?))),
     }
 }
 
@@ -215,13 +216,16 @@ mod tests {
 
     #[test]
     fn requests() {
-        assert!(matches!(Card::parse("tap", None), Ok(Card::Tap)));
+        let tap = Card::parse("tap 52:55:55:01:02:03", None);
+        assert!(matches!(tap, Ok(Card::Tap { mac: [0x52, 0x55, 0x55, 1, 2, 3] })));
         let fd = || Some(tempfile::tempfile().unwrap().into());
         assert!(Card::parse("veth eth0 52:55:55:01:02:03", fd()).is_ok());
         for (text, fd) in [
             ("", None),
-            ("tap", fd()),
+            ("tap", None),
             ("tap ", None),
+            ("tap 52:55:55:01:02:03", fd()),
+            ("tap ff:ff:ff:ff:ff:ff", None),
             ("veth eth0 52:55:55:01:02:03", None),
             ("veth eth0 52:55:55:01:02:03 x", fd()),
             ("veth  eth0 52:55:55:01:02:03", fd()),

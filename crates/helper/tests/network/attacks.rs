@@ -84,7 +84,7 @@ fn networks_of_others_are_left_alone() {
     helper.say("veth eth0 52:55:55:00:00:01", Some(guest.0.network().as_fd()));
     assert!(helper.end().unwrap_err().contains("is the user 61234's"));
     let helper = host.helper(OTHER, ATTACH);
-    helper.say("tap", None);
+    helper.say("tap 52:55:55:00:00:01", None);
     assert!(helper.end().unwrap_err().contains("is the user 61234's"));
     host.listing().assert_same(&before);
     drop(tap);
