@@ -16,6 +16,7 @@ use crate::network::{self, Forwards, Guest, Listens, Network};
 use crate::types::{
     Flow, ForwardEntry, ForwardRequest, Leases, MacTable, Stats, Tunnel, TunnelRequest,
 };
+use crate::zone::Zone;
 
 /// A request that makes sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,9 @@ pub enum Action {
     Leases,
     Flows,
     Forwards,
+    /// The zones that the resolver answers for.
+    Zones,
+    AddZone(vmlan_dns::Zone),
     /// A question to the network's resolver, as its guests would ask it.
     Resolve(Question),
     /// Everything about the network.
@@ -47,7 +51,8 @@ pub enum Action {
     RemoveForwards(Vec<ListenAddr>),
     /// Whether the network stays without a guest.
     Hold(bool),
-    /// `local` is how the client wrote it, for listings.
+    /// `local` is how the client wrote it, for listings. Without an address, the forward leads to
+    /// the only guest.
     Expose {
         forward: Forward,
         local: String,
@@ -136,6 +141,10 @@ pub(crate) const ROUTES: &[Route] = &[
         .taking(schema::<ForwardRequest>),
     post("/services/forwarder/unexpose", "Close a forward", Answer::Nothing, unexpose)
         .taking(schema::<ForwardRequest>),
+    get("/services/dns/all", "The zones that the network answers for", json_of::<Vec<Zone>>(),
+        |_| Ok(Action::Zones)),
+    post("/services/dns/add", "Answer for a zone; one that is there gets the new records as well",
+         Answer::Nothing, add_zone).taking(schema::<Zone>),
     get("/tunnel", "A stream to a port of a guest, after the two bytes OK", Answer::Connection, dial)
         .with(TO),
     post("/tunnel", "As with GET", Answer::Connection, dial).with(TO),
@@ -213,13 +222,18 @@ impl Action {
 fn expose(request: &Request<'_>) -> Result<Action, Response> {
     let (body, listen) = forwarder(request)?;
     let remote = body.remote.strip_prefix("tcp://").unwrap_or(&body.remote);
-    let guest = forward::parse_guest(remote).map_err(|e| refused(&e))?;
+    let guest = forward::parse_remote(remote).map_err(|e| refused(&e))?;
     let forward = Forward { listen, guest, keep_source: false };
     Ok(Action::Expose { forward, local: body.local })
 }
 
 fn unexpose(request: &Request<'_>) -> Result<Action, Response> {
     forwarder(request).map(|(_, listen)| Action::Unexpose { listen })
+}
+
+fn add_zone(request: &Request<'_>) -> Result<Action, Response> {
+    let zone: Zone = json(request)?;
+    zone.resolved().map(Action::AddZone).map_err(|e| Response::error(400, &e))
 }
 
 /// `/v1/dns?name=NAME&type=TYPE`.

@@ -29,6 +29,18 @@ pub enum ClientError {
     Io(#[from] io::Error),
 }
 
+impl ClientError {
+    /// Whether the daemon ended before its answer did.
+    fn is_end(&self) -> bool {
+        use io::ErrorKind::{ConnectionReset, UnexpectedEof};
+        match self {
+            Self::NoDaemon => true,
+            Self::Io(error) => matches!(error.kind(), ConnectionReset | UnexpectedEof),
+            Self::Refused { .. } => false,
+        }
+    }
+}
+
 /// Where a daemon has its control API. Each request is a connection of its own.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -51,8 +63,19 @@ impl Client {
         UnixStream::connect(&self.path).is_ok()
     }
 
-    /// What is at `target`.
+    /// What is at `target`. A daemon that ends meanwhile is asked no more: its successor is, if there
+    /// is one.
     pub fn get<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
+        match self.get_once(target) {
+            Err(error) if error.is_end() => self.get_once(target).map_err(|error| match error {
+                error if error.is_end() => ClientError::NoDaemon,
+                error => error,
+            }),
+            answer => answer,
+        }
+    }
+
+    fn get_once<T: DeserializeOwned>(&self, target: &str) -> Result<T, ClientError> {
         let (_, answer) = self.request("GET", target, &[])?;
         serde_json::from_slice(&whole(answer)?).map_err(|e| io::Error::from(e).into())
     }
@@ -162,4 +185,53 @@ fn unheard(error: io::Error) -> ClientError {
 fn whole((mut stream, mut rest): (UnixStream, Vec<u8>)) -> Result<Vec<u8>, ClientError> {
     stream.read_to_end(&mut rest)?;
     Ok(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use super::*;
+
+    /// Answers one connection after another with these bytes, then is gone.
+    fn daemon(answers: &'static [&'static [u8]]) -> (tempfile::TempDir, Client) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        thread::spawn(move || {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                if !answer.is_empty() {
+                    let _ = stream.read(&mut [0; 4096]);
+                }
+                // What is not read of the request makes it a reset.
+                let _ = stream.write_all(answer);
+            }
+        });
+        let client = Client::new(&path);
+        (dir, client)
+    }
+
+    const HALF: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n[1,";
+    const WHOLE: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n[1]";
+
+    #[test]
+    fn a_daemon_that_ends_is_not_there_and_its_successor_is() {
+        for (answers, want) in [
+            (&[WHOLE][..], Some(vec![1])),
+            (&[HALF, WHOLE], Some(vec![1])),
+            (&[b"", WHOLE], Some(vec![1])),
+            (&[HALF, b""], None),
+            (&[b""], None),
+            (&[], None),
+        ] {
+            let (_dir, client) = daemon(answers);
+            match (client.get::<Vec<u8>>("/"), want) {
+                (Ok(answer), Some(want)) => assert_eq!(answer, want),
+                (Err(ClientError::NoDaemon), None) => {}
+                (other, want) => panic!("{answers:?}: {other:?} {want:?}"),
+            }
+        }
+    }
 }

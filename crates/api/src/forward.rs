@@ -57,6 +57,16 @@ pub(crate) fn parse_listen(text: &str, udp: bool) -> Result<ListenAddr, ForwardE
     Ok(if udp { ListenAddr::Udp(addr) } else { ListenAddr::Tcp(addr) })
 }
 
+/// As [`parse_guest`]; a port alone is that of the network's only guest, which is no address yet.
+pub(crate) fn parse_remote(text: &str) -> Result<SocketAddr, ForwardError> {
+    let Some(port) = text.strip_prefix(':') else { return parse_guest(text) };
+    match port.parse() {
+        Ok(0) => Err(ForwardError::PortZero),
+        Ok(port) => Ok((Ipv4Addr::UNSPECIFIED, port).into()),
+        Err(_) => Err(ForwardError::Target(text.into())),
+    }
+}
+
 pub(crate) fn parse_guest(text: &str) -> Result<SocketAddr, ForwardError> {
     let addr: SocketAddr = text.parse().map_err(|_| ForwardError::Target(text.into()))?;
     if addr.port() == 0 { Err(ForwardError::PortZero) } else { Ok(addr) }
@@ -108,6 +118,9 @@ mod tests {
         let error = parse_guest("192.168.5.15").unwrap_err().to_string();
         assert!(error.contains("`192.168.5.15` is not a guest's"), "{error}");
         assert_eq!(parse_guest("192.168.5.15:0"), Err(ForwardError::PortZero));
+        assert_eq!(parse_remote(":80"), Ok("0.0.0.0:80".parse().unwrap()));
+        assert_eq!(parse_remote(":0"), Err(ForwardError::PortZero));
+        assert_eq!(parse_remote(":"), Err(ForwardError::Target(":".into())));
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod http;
 pub mod network;
 mod openapi;
 mod types;
+pub mod zone;
 
 pub use action::{Action, Added, Captured};
 pub use client::{Client, ClientError};

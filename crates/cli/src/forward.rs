@@ -1,6 +1,5 @@
 //! `vmlan forward`: ports and sockets of the host that lead to guests of a running network.
 
-use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
 
@@ -10,8 +9,8 @@ use vmlan_api::protocol_name;
 use vmlan_engine::Forward;
 use vmlan_engine::io::ListenAddr;
 
-use crate::place::{self, Place, Running};
-use crate::{Failure, tell};
+use crate::Failure;
+use crate::place::{self, Place};
 
 /// Lead ports of the host to guests of a running network.
 #[derive(Debug, clap::Args)]
@@ -187,14 +186,11 @@ fn list(args: &ListArgs) -> Result<String, Failure> {
         Some(name) => vec![place::running_network(name)?],
         None => place::running()?,
     };
-    if networks.is_empty() && !args.json {
-        tell("no network has a daemon now");
-    }
     let mut all = Vec::new();
-    for Running { name, client } in networks {
-        let forwards: Vec<network::Forward> =
-            client.get("/v1/forwards").map_err(place::failed(&name))?;
-        all.extend(forwards.into_iter().map(|forward| (name.clone(), forward)));
+    for running in networks {
+        let forwards = running.get::<Vec<network::Forward>>("/v1/forwards")?;
+        let forwards = forwards.into_iter().flatten();
+        all.extend(forwards.map(|forward| (running.name.clone(), forward)));
     }
     if args.json {
         let lines = all.iter().map(|(network, forward)| Line { network, forward });
@@ -205,21 +201,11 @@ fn list(args: &ListArgs) -> Result<String, Failure> {
 }
 
 fn table(all: &[(String, network::Forward)]) -> String {
-    if all.is_empty() {
-        return String::new();
-    }
-    let mut rows = vec![["NETWORK", "PROTOCOL", "LISTEN", "TARGET", "GUEST"].map(String::from)];
-    rows.extend(all.iter().map(|(network, f)| {
+    let rows = all.iter().map(|(network, f)| {
         let keep = if f.keep_source { ",source=keep" } else { "" };
         let target = format!("{}{keep}", f.target);
         let guest = f.guest.clone().unwrap_or_else(|| "-".into());
         [network.clone(), f.protocol.clone(), f.listen.clone(), target, guest]
-    }));
-    let width = |i: usize| rows.iter().map(|row| row[i].len()).max().unwrap_or(0) + 4;
-    let [a, b, c, d] = [width(0), width(1), width(2), width(3)];
-    rows.iter().fold(String::new(), |mut text, [network, protocol, listen, target, guest]| {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{network:a$}{protocol:b$}{listen:c$}{target:d$}{guest}");
-        text
-    })
+    });
+    crate::table::table(["NETWORK", "PROTOCOL", "LISTEN", "TARGET", "GUEST"], rows)
 }

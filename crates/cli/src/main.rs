@@ -15,6 +15,7 @@ mod place;
 mod run;
 mod schema;
 mod sudoers;
+mod table;
 mod tunnel;
 mod units;
 

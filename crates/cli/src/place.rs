@@ -3,9 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use vmlan_api::network::Guest;
 use vmlan_api::{Client, ClientError};
 use vmlan_config::{LimaHome, Mode};
+use vmlan_netd::PidFile;
 
 use crate::Failure;
 
@@ -41,16 +43,19 @@ pub(crate) fn find(name: &str) -> Result<Place, Failure> {
         return Ok(Place { network: name, client, guest: None });
     }
     let mut places = Vec::new();
-    for Running { name: network, client } in running_of(&home, &names) {
-        let found = guests(&client, &network)?.into_iter().find(|g| is(g, name));
-        places.extend(found.map(|guest| Place { network, client, guest: Some(guest) }));
+    let mut others = Vec::new();
+    for running in running_of(&home, &names) {
+        let guests = running.guests()?;
+        match guests.iter().find(|g| is(g, name)) {
+            Some(guest) => {
+                let Running { name: network, client } = running;
+                places.push(Place { network, client, guest: Some(guest.clone()) });
+            }
+            None => others.extend(called(&guests)),
+        }
     }
     match places.len() {
-        0 => {
-            let text =
-                format!("there is no network `{name}`, and no guest `{name}` on a running one");
-            Err(Failure::Failed(text))
-        }
+        0 => Err(Failure::Failed(nobody(&home, name, &names, &others))),
         1 => Ok(places.remove(0)),
         _ => {
             let all: Vec<_> = places.iter().map(|p| format!("{}/{name}", p.network)).collect();
@@ -62,17 +67,66 @@ pub(crate) fn find(name: &str) -> Result<Place, Failure> {
 
 /// Finds a guest of a network by its name or one of its addresses.
 pub(crate) fn find_guest(network: &str, guest: &str) -> Result<Place, Failure> {
-    let Running { name, client } = running_network(network)?;
-    let found = guests(&client, &name)?.into_iter().find(|g| is(g, guest));
-    let none = || Failure::Failed(format!("no guest `{guest}` is on network `{name}`"));
-    let guest = Some(found.ok_or_else(none)?);
-    Ok(Place { network: name, client, guest })
+    let running = running_network(network)?;
+    let guests = running.guests()?;
+    let Some(found) = guests.iter().find(|g| is(g, guest)) else {
+        let others = there(&called(&guests));
+        let text = format!("no guest `{guest}` is on network `{}`: {others}", running.name);
+        return Err(Failure::Failed(text));
+    };
+    let Running { name: network, client } = running;
+    Ok(Place { network, client, guest: Some(found.clone()) })
+}
+
+/// Why nothing has this name: what there is in its place.
+fn nobody(home: &LimaHome, name: &str, networks: &[String], guests: &[String]) -> String {
+    let guests = there(guests);
+    // Nothing but a name is an instance's directory.
+    if vmlan_config::host_name(name).is_ok() && home.instance(name).join("lima.yaml").exists() {
+        return match PidFile::holder(&home.instance(name).join("ha.pid")) {
+            Ok(None) => format!("instance `{name}` is stopped, run `vmlan start {name}`; {guests}"),
+            _ => format!("instance `{name}` is on no network with a daemon; {guests}"),
+        };
+    }
+    let networks = networks.join(", ");
+    format!("no network and no running guest is called `{name}`: there is {networks}; {guests}")
+}
+
+fn there(guests: &[String]) -> String {
+    if guests.is_empty() {
+        "no guest runs".into()
+    } else {
+        format!("the guests are {}", guests.join(", "))
+    }
+}
+
+/// By which names guests can be meant.
+fn called(guests: &[Guest]) -> Vec<String> {
+    let name = |guest: &Guest| {
+        let address = guest.addresses.first().map(ToString::to_string);
+        guest.name.clone().or(address).or_else(|| guest.macs.first().cloned())
+    };
+    guests.iter().filter_map(name).collect()
 }
 
 /// The networks that have a daemon now.
 pub(crate) fn running() -> Result<Vec<Running>, Failure> {
     let (home, names) = known()?;
     Ok(running_of(&home, &names))
+}
+
+impl Running {
+    /// What its daemon says, or `None` if it has ended meanwhile.
+    pub(crate) fn get<T: DeserializeOwned>(&self, target: &str) -> Result<Option<T>, Failure> {
+        match self.client.get(target) {
+            Err(ClientError::NoDaemon) => Ok(None),
+            answer => answer.map(Some).map_err(failed(&self.name)),
+        }
+    }
+
+    fn guests(&self) -> Result<Vec<Guest>, Failure> {
+        Ok(self.get("/v1/guests")?.unwrap_or_default())
+    }
 }
 
 /// A network that has to be there, by its name or by the path of its control socket.
@@ -107,14 +161,6 @@ pub(crate) fn failed(network: &str) -> impl Fn(ClientError) -> Failure {
         ClientError::Io(error) => {
             Failure::Failed(format!("network `{network}`: its daemon does not answer: {error}"))
         }
-    }
-}
-
-fn guests(client: &Client, network: &str) -> Result<Vec<Guest>, Failure> {
-    match client.get("/v1/guests") {
-        // It has just ended, and its guests with it.
-        Err(ClientError::NoDaemon) => Ok(Vec::new()),
-        found => found.map_err(failed(network)),
     }
 }
 

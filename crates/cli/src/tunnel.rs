@@ -1,6 +1,5 @@
 //! `vmlan tunnel`: a port of this machine by which its programs reach the guests of a network.
 
-use std::fmt::Write;
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -137,26 +136,17 @@ fn open_at(client: &Client, port: Option<u16>) -> Result<u16, ClientError> {
 fn list(args: &ListArgs) -> Result<String, Failure> {
     let running = place::running()?;
     let mut lines = Vec::new();
-    for Running { name: network, client } in &running {
-        let tunnels = client.get::<Vec<Tunnel>>("/v1/tunnels");
-        let tunnels = tunnels.map_err(place::failed(network))?;
+    for running in &running {
+        let tunnels = running.get::<Vec<Tunnel>>("/v1/tunnels")?.unwrap_or_default();
+        let network = &running.name;
         lines.extend(tunnels.iter().map(|t| Line { network, port: t.port, proxy: proxy(t.port) }));
     }
-    let mut text = String::new();
-    let width = lines.iter().map(|line| line.network.len()).max().unwrap_or(0).max(7) + 4;
-    if !args.json {
-        text = format!("{:width$}PROXY\n", "NETWORK");
+    if args.json {
+        let lines = lines.iter().map(|line| serde_json::to_string(line).map(|line| line + "\n"));
+        return lines.collect::<Result<_, _>>().map_err(|e| Failure::Failed(e.to_string()));
     }
-    for line in lines {
-        if args.json {
-            text += &serde_json::to_string(&line).map_err(|e| Failure::Failed(e.to_string()))?;
-            text.push('\n');
-        } else {
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, "{:width$}{}", line.network, line.proxy);
-        }
-    }
-    Ok(text)
+    let rows = lines.into_iter().map(|line| [line.network.to_owned(), line.proxy]);
+    Ok(crate::table::table(["NETWORK", "PROXY"], rows))
 }
 
 fn stop(args: &StopArgs) -> Result<String, Failure> {

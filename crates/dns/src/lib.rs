@@ -30,6 +30,7 @@ pub mod testing;
 mod token;
 mod upstream;
 mod watched;
+mod zones;
 
 pub use answers::{Answer, Answers, Origin};
 pub use name::{NameError, check_name};
@@ -37,3 +38,4 @@ pub use names::{Names, Target};
 pub use resolver::{Files, Ipv6, Options, Resolver, Source};
 pub use streams::NoRoom;
 pub use upstream::Datagrams;
+pub use zones::{Zone, ZoneRecord};

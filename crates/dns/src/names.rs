@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use crate::hash::{ByName, Hashed};
 use crate::message::Alias;
 use crate::name::{self, NameError};
+use crate::zones::{Zone, Zones};
 
 /// Aliases that are followed.
 const MAX_CHAIN: usize = 16;
@@ -27,6 +28,8 @@ pub struct Names {
     by_address: HashMap<IpAddr, Box<[u8]>>,
     /// Subnets whose addresses nobody else has names for.
     subnets: Vec<(IpAddr, u8)>,
+    /// What is below these is the network's own, where no name says otherwise.
+    zones: Zones,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,12 +109,26 @@ impl Names {
         self.subnets.push((network, prefix));
     }
 
+    /// Makes every name below a zone the network's own. A zone that is there gets the new records as
+    /// well, and the new default.
+    pub fn add_zone(&mut self, zone: Zone) -> Result<(), NameError> {
+        self.zones.add(zone)
+    }
+
+    pub fn zones(&self) -> impl Iterator<Item = &Zone> {
+        self.zones.iter()
+    }
+
     /// Looks a folded name up.
     pub(crate) fn find(&self, hashed: Hashed<'_>) -> Found<'_> {
         let name = hashed.name;
         match self.by_name.get(hashed) {
-            None if is_reserved(name) => Found::Missing,
-            None => self.find_reverse(name),
+            None => match self.zones.find(name) {
+                Some(Some(addresses)) => Found::Addresses(Alias::new(), addresses),
+                Some(None) => Found::Missing,
+                None if is_reserved(name) => Found::Missing,
+                None => self.find_reverse(name),
+            },
             Some(Entry::Addresses(addresses)) => Found::Addresses(Alias::new(), addresses),
             Some(Entry::Alias(target)) => self.follow(name, target),
         }
@@ -129,8 +146,13 @@ impl Names {
             match self.by_name.get(Hashed::new(target)) {
                 Some(Entry::Addresses(addresses)) => return Found::Addresses(chain, addresses),
                 Some(Entry::Alias(next)) => target = next,
-                None if is_reserved(target) => return Found::Addresses(chain, &[]),
-                None => return Found::Elsewhere(chain),
+                None => {
+                    return match self.zones.find(target) {
+                        Some(addresses) => Found::Addresses(chain, addresses.unwrap_or_default()),
+                        None if is_reserved(target) => Found::Addresses(chain, &[]),
+                        None => Found::Elsewhere(chain),
+                    };
+                }
             }
         }
     }
@@ -238,6 +260,25 @@ mod tests {
         assert_eq!(names.look(&wire("out.test")), Found::Elsewhere(expected));
         let expected = chain(&["x.test", "y.test", "x.test"]);
         assert_eq!(names.look(&wire("x.test")), Found::Addresses(expected, &[]));
+    }
+
+    #[test]
+    fn zones_come_after_names() {
+        let mut names = names(&[("a.zone.test", "10.0.0.1"), ("alias.test", "x.zone.test")]);
+        let zone =
+            Zone { name: "zone.test".into(), default: Some(ip("10.0.0.2")), ..Zone::default() };
+        names.add_zone(zone).unwrap();
+        let found = |name: &str| match names.look(&wire(name)) {
+            Found::Addresses(alias, addresses) => (alias.len(), addresses.to_vec()),
+            other => panic!("{name}: {other:?}"),
+        };
+        assert_eq!(found("a.zone.test"), (0, vec![ip("10.0.0.1")]));
+        assert_eq!(found("b.zone.test"), (0, vec![ip("10.0.0.2")]));
+        assert_eq!(found("alias.test"), (2, vec![ip("10.0.0.2")]));
+        assert_eq!(names.look(&wire("zone.test")), Found::Elsewhere(vec![]));
+        let zone = Zone { name: "internal".into(), ..Zone::default() };
+        names.add_zone(zone).unwrap();
+        assert_eq!(names.look(&wire("x.internal")), Found::Missing);
     }
 
     #[test]

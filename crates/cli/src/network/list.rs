@@ -1,7 +1,5 @@
 //! `vmlan network list`
 
-use std::fmt::Write;
-
 use serde::Serialize;
 use vmlan_config::{Mode, Network, Subnet};
 
@@ -65,21 +63,13 @@ pub(super) fn run(args: &Args) -> Result<String, Failure> {
 }
 
 fn table(networks: &[&Network]) -> String {
-    let mut rows = vec![["NAME", "MODE", "GATEWAY", "INTERFACE"].map(String::from)];
-    rows.extend(networks.iter().map(|network| {
+    let rows = networks.iter().map(|network| {
         [
             network.name.clone(),
             network.mode.to_string(),
             network.subnet().map_or_else(|| "-".into(), Subnet::gateway_cidr),
             network.interface().unwrap_or("-").into(),
         ]
-    }));
-    let width = |i: usize| rows.iter().map(|row| row[i].len()).max().unwrap_or(0) + 4;
-    let widths = [width(0), width(1), width(2)];
-    rows.iter().fold(String::new(), |mut text, [name, mode, gateway, interface]| {
-        let [a, b, c] = widths;
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{name:a$}{mode:b$}{gateway:c$}{interface}");
-        text
-    })
+    });
+    crate::table::table(["NAME", "MODE", "GATEWAY", "INTERFACE"], rows)
 }

@@ -69,6 +69,59 @@ fn forwards_are_opened_and_closed() {
 }
 
 #[test]
+fn a_port_without_an_address_is_the_only_guests() {
+    let netd = start();
+    let port = free_port();
+    let body = format!(r#"{{"local":"127.0.0.1:{port}","remote":":80"}}"#);
+    let expose = || curl(&netd, "/services/forwarder/expose", Some(&body));
+    let (status, text) = expose();
+    assert!(status == 500 && text.starts_with(":80: whose port? No guest"), "{text}");
+    let mut first = Guest::connect(&netd.path("qemu"), 15);
+    first.resolve(GATEWAY);
+    let second = {
+        let mut second = Guest::connect(&netd.path("qemu"), 16);
+        second.resolve(GATEWAY);
+        let (status, text) = expose();
+        assert!(status == 500 && text.contains("192.168.5.15, 192.168.5.16"), "{text}");
+        second
+    };
+    drop(second);
+    eventually(|| (!curl(&netd, "/cam", None).1.contains("00:10")).then_some(()));
+    assert_eq!(expose(), (200, String::new()));
+    let (_, all) = curl(&netd, "/services/forwarder/all", None);
+    assert!(all.contains(r#""remote":"192.168.5.15:80""#), "{all}");
+}
+
+/// As gvisor-tap-vsock has them: what is below a zone is answered here or is not there.
+#[test]
+fn zones_are_answered_for() {
+    let netd = start();
+    let (all, add) = ("/services/dns/all", "/services/dns/add");
+    assert_eq!(curl(&netd, all, None), (200, "[]".into()));
+    let zone = r#"{"Name":"zone.test.","Records":[{"Name":"a","IP":"192.168.5.20"}]}"#;
+    assert_eq!(curl(&netd, add, Some(zone)), (200, String::new()));
+    let ask = |name: &str| {
+        let (status, text) = curl(&netd, &format!("/v1/dns?name={name}"), None);
+        let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((status, &answer["from"]), (200, &"static".into()), "{text}");
+        (answer["rcode"].clone(), answer["answer"][0]["data"].clone())
+    };
+    assert_eq!(ask("A.Zone.test"), ("NOERROR".into(), "192.168.5.20".into()));
+    assert_eq!(ask("b.zone.test"), ("NXDOMAIN".into(), serde_json::Value::Null));
+    // Another type of a name that is there: no record, and still no question to anybody else.
+    assert_eq!(ask("a.zone.test&type=AAAA"), ("NOERROR".into(), serde_json::Value::Null));
+    let more = r#"{"Name":"zone.test.","Records":[{"Name":"c","IP":"fd00::1"}],"DefaultIP":"192.168.5.2"}"#;
+    assert_eq!(curl(&netd, add, Some(more)).0, 200);
+    assert_eq!(ask("a.zone.test").1, "192.168.5.20");
+    assert_eq!(ask("b.c.zone.test").1, "192.168.5.2");
+    assert_eq!(ask("c.zone.test&type=AAAA").1, "fd00::1");
+    let listed = r#"[{"Name":"zone.test.","Records":[{"Name":"c","IP":"fd00::1"},{"Name":"a","IP":"192.168.5.20"}],"DefaultIP":"192.168.5.2"}]"#;
+    assert_eq!(curl(&netd, all, None), (200, listed.into()));
+    assert_eq!(curl(&netd, add, None), (400, "post only".into()));
+    assert_eq!(curl(&netd, add, Some(r#"{"Name":"a..b"}"#)).0, 400);
+}
+
+#[test]
 fn what_cannot_be_is_refused() {
     let netd = start();
     assert_eq!(curl(&netd, "/nothing", None).0, 404);

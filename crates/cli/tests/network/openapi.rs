@@ -42,6 +42,9 @@ fn requests(port: u16) -> Vec<(&'static str, &'static str, String, Value)> {
         {"protocol": "tcp", "listen": listen, "target": "10.71.0.4:80", "guest": "web"},
     ]});
     let removed = json!({"forwards": [{"protocol": "tcp", "listen": listen}]});
+    let zone = json!({
+        "Name": "zone.test.", "Records": [{"Name": "a", "IP": "10.71.0.9"}], "DefaultIP": "",
+    });
     let get = |path: &'static str| ("get", path, String::new(), Value::Null);
     let post = |path: &'static str, body| ("post", path, String::new(), body);
     let query = |method, path, query: &str| (method, path, format!("?{query}"), Value::Null);
@@ -60,6 +63,8 @@ fn requests(port: u16) -> Vec<(&'static str, &'static str, String, Value)> {
         get("/v1/network"),
         post("/v1/forwards/remove", removed),
         get("/v1/guests"),
+        post("/services/dns/add", zone),
+        get("/services/dns/all"),
         get("/v1/flows"),
         query("get", "/v1/dns", "name=lima-web.internal&type=A"),
         query("get", "/v1/capture", "guest=web"),

@@ -362,7 +362,11 @@ fn what_cannot_be_a_tunnel_is_told() {
     let error = tunnel(&lab, &["lab", "--type", "l2tp"]).failed(2);
     assert!(error.contains("unknown tunnel type: `l2tp`"), "{error}");
     let error = tunnel(&lab, &["nobody"]).failed(1);
-    assert!(error.contains("`nobody`"), "{error}");
+    assert!(error.contains("is called `nobody`: there is lab"), "{error}");
+    fs::create_dir(lab.0.path("box")).unwrap();
+    fs::write(lab.0.path("box/lima.yaml"), "networks: [{lima: lab}]\n").unwrap();
+    let error = tunnel(&lab, &["box"]).failed(1);
+    assert!(error.contains("instance `box` is stopped, run `vmlan start box`"), "{error}");
     tunnel(&lab, &[]).failed(2);
     tunnel(&lab, &["stop"]).failed(2);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

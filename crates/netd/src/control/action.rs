@@ -1,10 +1,11 @@
 //! Carries out what clients of the control API ask for, between two passes of the loop.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant as SystemInstant;
 
 use vmlan_api::dns::Question;
 use vmlan_api::{Action, Added, Captured, Response, Tunnel, protocol_name};
+use vmlan_dns::Zone;
 use vmlan_engine::io::ListenAddr;
 use vmlan_engine::{Forward, ForwardId, PortId};
 
@@ -80,6 +81,8 @@ pub(super) fn run(action: Action, core: &mut Core, tunnels: &mut Tunnels) -> Out
         Action::Leases => Response::json(&view::leases(core)),
         Action::Flows => Response::json(&view::flows(core)),
         Action::Forwards => Response::json(&view::forwards(core)),
+        Action::Zones => Response::json(&view::zones(core)),
+        Action::AddZone(zone) => add_zone(core, zone),
         Action::Network => Response::json(&view::network(core)),
         Action::Guests => Response::json(&view::guests(core)),
         Action::AllForwards => Response::json(&view::all_forwards(core)),
@@ -98,6 +101,20 @@ pub(super) fn run(action: Action, core: &mut Core, tunnels: &mut Tunnels) -> Out
             None => Response::error(500, "proxy not found"),
         },
     })
+}
+
+/// Zones come from whoever may command the daemon, but it is not to grow without bound.
+const MAX_ZONES: usize = 1024;
+
+fn add_zone(core: &mut Core, zone: Zone) -> Response {
+    let names = core.sockets.resolver().names_mut();
+    if names.zones().map(|zone| 1 + zone.records.len()).sum::<usize>() >= MAX_ZONES {
+        return Response::error(500, &format!("there are {MAX_ZONES} zones and records already"));
+    }
+    match names.add_zone(zone) {
+        Ok(()) => Response::ok(),
+        Err(error) => Response::error(400, &error.to_string()),
+    }
 }
 
 fn ask(core: &mut Core, question: Question) -> Result<Asked, Response> {
@@ -149,7 +166,13 @@ fn find(core: &Core, listen: &ListenAddr) -> Option<ForwardId> {
     core.engine.forwards().find(|(_, f)| f.listen == *listen).map(|(id, _)| id)
 }
 
-fn expose(core: &mut Core, forward: Forward, local: String) -> Response {
+fn expose(core: &mut Core, mut forward: Forward, local: String) -> Response {
+    if forward.guest.ip().is_unspecified() {
+        match only_guest(core) {
+            Ok(ip) => forward.guest.set_ip(ip),
+            Err(why) => return Response::error(500, &format!(":{}: {why}", forward.guest.port())),
+        }
+    }
     if find(core, &forward.listen).is_some() {
         let protocol = protocol_name(&forward.listen);
         let text = format!("proxy already running for {protocol} on {local}");
@@ -161,6 +184,20 @@ fn expose(core: &mut Core, forward: Forward, local: String) -> Response {
             Response::ok()
         }
         Err(error) => Response::error(500, &error.to_string()),
+    }
+}
+
+/// The address of whoever is meant when nobody is named.
+fn only_guest(core: &Core) -> Result<IpAddr, String> {
+    let guests = view::guests(core).into_iter();
+    let firsts = guests.filter_map(|guest| guest.addresses.into_iter().min());
+    match firsts.collect::<Vec<_>>()[..] {
+        [only] => Ok(only),
+        [] => Err("whose port? No guest has an address yet: say ADDRESS:PORT".into()),
+        ref several => {
+            let several: Vec<_> = several.iter().map(ToString::to_string).collect();
+            Err(format!("whose port? There are {}: say ADDRESS:PORT", several.join(", ")))
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use vmlan_api::network::{Counters, Daemon, Flows, Forward, Guest, Lease, Network, Traffic};
+use vmlan_api::zone::Zone;
 use vmlan_api::{Flow, ForwardEntry, Leases, MacTable, Stats, colons, protocol_name};
 use vmlan_engine::io::ListenAddr;
 use vmlan_engine::{Drop, PortId};
@@ -49,6 +50,10 @@ pub(super) fn flows(core: &Core) -> Vec<Flow> {
         state: flow.state.into(),
     });
     flows.collect()
+}
+
+pub(super) fn zones(core: &mut Core) -> Vec<Zone> {
+    core.sockets.resolver().names_mut().zones().map(Zone::from).collect()
 }
 
 pub(super) fn forwards(core: &Core) -> Vec<ForwardEntry> {

@@ -8,11 +8,10 @@ use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
-use vmlan_api::ClientError;
 use vmlan_api::network::Network;
 
 use crate::Failure;
-use crate::place::{self, Running};
+use crate::place;
 use terminal::{Key, Terminal};
 
 /// Watch guests, their traffic, flows, leases and drops.
@@ -114,12 +113,10 @@ impl Snapshot {
             names.iter().map(|name| place::running_network(name)).collect::<Result<_, _>>()?
         };
         let mut networks = Vec::new();
-        for Running { name, client } in running {
-            match client.get("/v1/network") {
-                Ok(network) => networks.push(Seen { name, network }),
-                // It has just ended.
-                Err(ClientError::NoDaemon) if names.is_empty() => {}
-                Err(error) => return Err(place::failed(&name)(error)),
+        for running in running {
+            // Without one, it has just ended.
+            if let Some(network) = running.get("/v1/network")? {
+                networks.push(Seen { name: running.name, network });
             }
         }
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
