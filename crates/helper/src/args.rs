@@ -21,6 +21,8 @@ pub(crate) enum Command {
 pub(crate) enum Network {
     Shared(Gateway),
     Host(Gateway),
+    /// The network that an interface of the host is on.
+    Bridged(Interface),
 }
 
 /// The host's addresses on a network.
@@ -75,7 +77,8 @@ impl Command {
                 let network = match mode.as_str() {
                     "shared" => Network::Shared(flags.gateway()?),
                     "host" => Network::Host(flags.gateway()?),
-                    _ => return Err(wrong("mode", mode)("shared or host")),
+                    "bridged" => Network::Bridged(flags.interface()?),
+                    _ => return Err(wrong("mode", mode)("shared, host or bridged")),
                 };
                 Self::Start { bridge, network }
             }
@@ -88,7 +91,7 @@ impl Command {
     }
 }
 
-const FLAGS: [&str; 4] = ["bridge", "mode", "gateway", "gateway6"];
+const FLAGS: [&str; 5] = ["bridge", "mode", "gateway", "gateway6", "interface"];
 
 struct Flags(Vec<(&'static str, String)>);
 
@@ -116,6 +119,11 @@ impl Flags {
     fn bridge(&mut self) -> Result<Bridge, ArgsError> {
         let name = self.take("bridge")?;
         Bridge::parse(&name).map_err(wrong("bridge", name))
+    }
+
+    fn interface(&mut self) -> Result<Interface, ArgsError> {
+        let name = self.take("interface")?;
+        Interface::parse(&name).map_err(wrong("interface", name))
     }
 
     fn gateway(&mut self) -> Result<Gateway, ArgsError> {
@@ -243,9 +251,11 @@ impl Gateway {
 }
 
 impl Network {
-    pub(crate) fn gateway(&self) -> &Gateway {
+    /// Where the host has addresses; on a bridged network it has none of its own.
+    pub(crate) fn gateway(&self) -> Option<&Gateway> {
         match self {
-            Self::Shared(gateway) | Self::Host(gateway) => gateway,
+            Self::Shared(gateway) | Self::Host(gateway) => Some(gateway),
+            Self::Bridged(_) => None,
         }
     }
 }
@@ -256,6 +266,9 @@ impl fmt::Display for Network {
         let (mode, Gateway { v4, prefix, v6 }) = match self {
             Self::Shared(gateway) => ("shared", gateway),
             Self::Host(gateway) => ("host", gateway),
+            Self::Bridged(interface) => {
+                return write!(f, "--mode=bridged --interface={}", interface.as_str());
+            }
         };
         write!(f, "--mode={mode} --gateway={v4}/{prefix} --gateway6={v6}/64")
     }
@@ -275,10 +288,14 @@ mod tests {
                     --gateway6=fd76:6d6c:c0a8:6900::1/64";
         let Ok(Command::Start { bridge, network }) = parse(line) else { panic!() };
         assert_eq!(line, format!("start --bridge={} {network}", bridge.as_str()));
-        let gateway = network.gateway();
+        let gateway = network.gateway().unwrap();
         assert_eq!(gateway.net4(), "192.168.105.0/24");
         assert_eq!(gateway.net6(), "fd76:6d6c:c0a8:6900::/64");
         assert_eq!(gateway.link_local().to_string(), "fe80::5055:c0ff:fea8:6901");
+        let line = "start --bridge=vmlan-lan --mode=bridged --interface=enp0s31f6.7";
+        let Ok(Command::Start { bridge, network }) = parse(line) else { panic!() };
+        assert_eq!(line, format!("start --bridge={} {network}", bridge.as_str()));
+        assert_eq!(network.gateway(), None);
         assert!(matches!(parse("stop --bridge=vmlan-a"), Ok(Command::Stop { .. })));
         assert!(matches!(parse("attach --bridge=vmlan-a.b-c_d"), Ok(Command::Attach { .. })));
     }
@@ -307,8 +324,13 @@ mod tests {
             ("stop --bridge vmlan-a", "`--bridge` is not an option"),
             ("stop -b=vmlan-a", "`-b=vmlan-a` is not an option"),
             ("stop --bridge=vmlan-a --pidfile=/etc/passwd", "is not an option"),
-            ("start --bridge=vmlan-a --mode=user-v2", "shared or host"),
-            ("start --bridge=vmlan-a --mode=host --interface=eth0", "is not an option"),
+            ("start --bridge=vmlan-a --mode=user-v2", "shared, host or bridged"),
+            ("start --bridge=vmlan-a --mode=host --interface=eth0", "--gateway is missing"),
+            (&format!("{shared} --gateway=10.0.0.1/24 --interface=eth0"), "is not an option"),
+            ("start --bridge=vmlan-a --mode=bridged", "--interface is missing"),
+            ("start --bridge=vmlan-a --mode=bridged --interface=lo", "not an interface"),
+            ("start --bridge=vmlan-a --mode=bridged --interface=../x", "not a name"),
+            ("start --bridge=vmlan-a --mode=bridged --interface=", "not a name"),
             (&format!("{shared} --gateway=10.0.0.1"), "not an address"),
             (&format!("{shared} --gateway=10.0.0.1/33"), "8 to 29"),
             (&format!("{shared} --gateway=10.0.0.1/+24"), "not an address"),

@@ -66,7 +66,10 @@ fn nft(args: &[&str], input: &str) -> Result<String, String> {
 
 /// Makes or replaces the network's own table.
 pub(super) fn set_table(bridge: &Bridge, network: &Network) -> Result<(), String> {
-    nft(&["-f", "-"], &table(bridge.as_str(), network)).map(drop)
+    match table(bridge.as_str(), network) {
+        Some(table) => nft(&["-f", "-"], &table).map(drop),
+        None => Ok(()),
+    }
 }
 
 /// Removes the network's own table, if there is one.
@@ -75,14 +78,16 @@ pub(super) fn remove_table(bridge: &Bridge) -> Result<(), String> {
     nft(&["-f", "-"], &format!("table inet {name}\ndelete table inet {name}\n")).map(drop)
 }
 
-fn table(name: &str, network: &Network) -> String {
+/// Nothing for a network that the host only carries.
+fn table(name: &str, network: &Network) -> Option<String> {
     let (gateway, chains) = match network {
         Network::Shared(gateway) => (gateway, shared(name, gateway)),
         Network::Host(gateway) => (gateway, host(name)),
+        Network::Bridged(_) => return None,
     };
     let (net4, net6) = (gateway.net4(), gateway.net6());
     // Emptied before it is filled, in one transaction.
-    format!(
+    Some(format!(
         "table inet {name}\n\
          delete table inet {name}\n\
          table inet {name} {{\n\
@@ -93,7 +98,7 @@ fn table(name: &str, network: &Network) -> String {
          \t\tiifname \"{name}\" ip6 saddr != {net6} drop\n\
          {chains}\
          }}\n"
-    )
+    ))
 }
 
 /// Guests may go out, in their host's name, and nobody may come in but with answers.
@@ -152,19 +157,43 @@ fn base_chains(text: &str) -> Vec<Chain> {
     found
 }
 
-/// Lets the network's packets through a chain.
-pub(super) fn open_chain(bridge: &Bridge, chain: &Chain) -> Result<(), String> {
-    let name = bridge.as_str();
-    let mark = format!("comment \"{name}\"");
-    // Each is inserted before the one above it; what may come in at all, our own table says.
-    nft(
-        &["-f", "-"],
-        &format!(
-            "insert rule {chain} oifname \"{name}\" accept {mark}\n\
-             insert rule {chain} iifname \"{name}\" accept {mark}\n"
+/// Which packets a chain is to let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Through {
+    /// All that come from the network or go there; what may come in at all, our own table says.
+    All,
+    /// Those that the bridge passes from one of its ports to another.
+    Between,
+}
+
+/// Whether the kernel shows frames on a bridge to the packet filter, as it does with Docker.
+pub(super) fn filters_bridges() -> bool {
+    ["iptables", "ip6tables"].iter().any(|name| {
+        let path = format!("/proc/sys/net/bridge/bridge-nf-call-{name}");
+        fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
+    })
+}
+
+/// Lets packets of a network through a chain: those of `interface`, which has the network's name if
+/// it is our own.
+pub(super) fn open_chain(
+    bridge: &Bridge,
+    interface: &str,
+    through: Through,
+    chain: &Chain,
+) -> Result<(), String> {
+    let mark = format!("comment \"{}\"", bridge.as_str());
+    let rules = match through {
+        // Each is inserted before the one above it.
+        Through::All => format!(
+            "insert rule {chain} oifname \"{interface}\" accept {mark}\n\
+             insert rule {chain} iifname \"{interface}\" accept {mark}\n"
         ),
-    )
-    .map(drop)
+        Through::Between => format!(
+            "insert rule {chain} iifname \"{interface}\" oifname \"{interface}\" accept {mark}\n"
+        ),
+    };
+    nft(&["-f", "-"], &rules).map(drop)
 }
 
 /// Takes away what [`open_chain`] has added, however often. The chain may be gone.

@@ -16,6 +16,13 @@ pub(super) const PORT: &str = "vmlp";
 /// `struct ifinfomsg`.
 const LINK: usize = 16;
 
+/// `struct ifaddrmsg`.
+const ADDRESS: usize = 8;
+
+/// `IFLA_MACVLAN_MODE`, and `MACVLAN_MODE_BRIDGE`: the guests of an interface see each other.
+const MACVLAN_MODE: u16 = 1;
+const MACVLAN_BRIDGE: u32 = 4;
+
 /// `VETH_INFO_PEER`.
 const PEER: u16 = 1;
 /// `IFLA_BR_MCAST_SNOOPING`.
@@ -30,6 +37,15 @@ pub(super) struct Link {
     pub(super) kind: String,
     /// The bridge that it is a port of.
     pub(super) master: Option<u32>,
+    /// The interface that it is made on, such as that of a VLAN or a macvlan.
+    pub(super) lower: Option<u32>,
+    pub(super) mac: Vec<u8>,
+    pub(super) mtu: u32,
+    pub(super) is_up: bool,
+    /// Frames are Ethernet's.
+    pub(super) is_ethernet: bool,
+    /// The network that has made it, if it is one of ours.
+    pub(super) alias: String,
 }
 
 /// The interfaces of this network namespace.
@@ -51,14 +67,26 @@ impl Interfaces {
         Ok(self.all()?.into_iter().find(|link| link.name == name))
     }
 
-    pub(super) fn ports_of(&mut self, bridge: &Link) -> Result<Vec<Link>, String> {
-        let all = self.all()?;
-        Ok(all.into_iter().filter(|link| link.master == Some(bridge.index)).collect())
+    /// What there is of the guests of a network.
+    pub(super) fn ports_of(&mut self, network: &str) -> Result<Vec<Link>, String> {
+        let ours = |link: &Link| link.name.starts_with(PORT) && link.alias == network;
+        Ok(self.all()?.into_iter().filter(ours).collect())
+    }
+
+    /// Whether an interface has addresses by which others than its neighbours reach the host.
+    pub(super) fn has_address(&mut self, link: &Link) -> Result<bool, String> {
+        let request = Request::new(libc::RTM_GETADDR, 0, &[0; ADDRESS]);
+        let entries = self.0.list(request).map_err(doing("list the addresses"))?;
+        Ok(entries.iter().any(|entry| {
+            let is_local = i32::from(entry.u8_at(3)) == i32::from(libc::RT_SCOPE_LINK);
+            let is_six = i32::from(entry.u8_at(0)) == libc::AF_INET6;
+            entry.u32_at(4) == link.index && !(is_local && is_six)
+        }))
     }
 
     /// Makes a bridge that is up. `mac` stays whatever ports come and go.
-    pub(super) fn add_bridge(&mut self, name: &str, mac: [u8; 6]) -> Result<Link, String> {
-        let request = create().text(libc::IFLA_IFNAME, name).attribute(libc::IFLA_ADDRESS, &mac);
+    pub(super) fn add_bridge(&mut self, name: &str, mac: &[u8]) -> Result<Link, String> {
+        let request = create().text(libc::IFLA_IFNAME, name).attribute(libc::IFLA_ADDRESS, mac);
         let request = request.nest(libc::IFLA_LINKINFO, &[], |info| {
             let info = info.text(libc::IFLA_INFO_KIND, "bridge");
             // Snooping without a querier loses neighbour solicitations in time.
@@ -69,7 +97,7 @@ impl Interfaces {
         // Addresses are given by us, the link-local one too, and routes by nobody.
         sysctl::set_ipv6(name, "accept_ra", "0");
         sysctl::set_ipv6(name, "addr_gen_mode", "1");
-        self.set_up(&link)?;
+        self.set_up(&link, true)?;
         Ok(link)
     }
 
@@ -100,6 +128,7 @@ impl Interfaces {
     /// there is one of that name.
     pub(super) fn add_veth(
         &mut self,
+        network: &str,
         bridge: &Link,
         guest: &str,
         mac: [u8; 6],
@@ -107,13 +136,15 @@ impl Interfaces {
     ) -> Result<bool, String> {
         let name = port_name()?;
         let there = u32::try_from(namespace.as_raw_fd()).unwrap_or(0);
-        let request = create().text(libc::IFLA_IFNAME, &name);
+        // A bridge has the smallest MTU of its ports: it is to stay as it is.
+        let request = create().text(libc::IFLA_IFNAME, &name).number(libc::IFLA_MTU, bridge.mtu);
         let request = request.nest(libc::IFLA_LINKINFO, &[], |info| {
             let info = info.text(libc::IFLA_INFO_KIND, "veth");
             info.nest(libc::IFLA_INFO_DATA, &[], |data| {
                 data.nest(PEER, &[0; LINK], |peer| {
                     peer.text(libc::IFLA_IFNAME, guest)
                         .attribute(libc::IFLA_ADDRESS, &mac)
+                        .number(libc::IFLA_MTU, bridge.mtu)
                         .number(libc::IFLA_NET_NS_FD, there)
                 })
             })
@@ -122,41 +153,96 @@ impl Interfaces {
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) => return Ok(false),
             made => made.map_err(doing(format!("make {guest} in the guest's namespace")))?,
         }
-        self.add_port(bridge, &name).map(|()| true)
+        self.add_port(network, bridge, &name).map(|()| true)
     }
 
     /// Makes a TAP that is a port of `bridge` and lives as long as its descriptor.
-    pub(super) fn add_tap(&mut self, bridge: &Link) -> Result<OwnedFd, String> {
+    pub(super) fn add_tap(&mut self, network: &str, bridge: &Link) -> Result<OwnedFd, String> {
         let name = port_name()?;
         let device = tap(&name).map_err(doing("make a TAP device"))?;
-        self.add_port(bridge, &name)?;
+        self.add_port(network, bridge, &name)?;
         Ok(device)
     }
 
-    fn add_port(&mut self, bridge: &Link, name: &str) -> Result<(), String> {
-        let port = self.find(name)?.ok_or_else(|| format!("the port {name} is gone again"))?;
-        // It is the bridge that the host has addresses on.
-        sysctl::set_ipv6(name, "disable_ipv6", "1");
-        let enslaved = self.set_master(&port, bridge);
-        enslaved.and_then(|()| self.set_up(&port)).inspect_err(|_| {
+    /// Makes an interface on another one, in the guest's namespace. False if there is one of that
+    /// name.
+    pub(super) fn add_macvlan(
+        &mut self,
+        lower: &Link,
+        guest: &str,
+        mac: [u8; 6],
+        namespace: BorrowedFd<'_>,
+    ) -> Result<bool, String> {
+        let there = u32::try_from(namespace.as_raw_fd()).unwrap_or(0);
+        let request = on_another("macvlan", 0, lower, guest, mac);
+        match self.0.ask(request.number(libc::IFLA_NET_NS_FD, there)) {
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            made => made.map(|()| true).map_err(doing(format!("make {guest} on {}", lower.name))),
+        }
+    }
+
+    /// Makes a device on an interface for a machine. It does not go with its descriptor, but with
+    /// the network, or with the next one of the same MAC address.
+    pub(super) fn add_macvtap(
+        &mut self,
+        network: &str,
+        lower: &Link,
+        mac: [u8; 6],
+    ) -> Result<OwnedFd, String> {
+        for stale in self.ports_of(network)?.iter().filter(|port| port.mac == mac) {
+            self.remove(stale)?;
+        }
+        let name = port_name()?;
+        // Devices are called after the number in all namespaces alike.
+        let index = random()? >> 2 | 1 << 29;
+        let what = || doing(format!("make a device on {}", lower.name));
+        self.0.ask(on_another("macvtap", index, lower, &name, mac)).map_err(what())?;
+        let port = self.find(&name)?.ok_or_else(|| format!("the port {name} is gone again"))?;
+        sysctl::set_ipv6(&name, "disable_ipv6", "1");
+        let opened = self.set_alias(&port, network).and_then(|()| self.set_up(&port, true));
+        opened.and_then(|()| open_macvtap(index, &name)).inspect_err(|_| {
             // The first error is the one to tell.
             let _ = self.remove(&port);
         })
     }
 
-    fn set_master(&mut self, port: &Link, bridge: &Link) -> Result<(), String> {
-        let request = Request::new(libc::RTM_NEWLINK, 0, &header(port.index))
-            .number(libc::IFLA_MASTER, bridge.index);
+    fn add_port(&mut self, network: &str, bridge: &Link, name: &str) -> Result<(), String> {
+        let port = self.find(name)?.ok_or_else(|| format!("the port {name} is gone again"))?;
+        // It is the bridge that the host has addresses on.
+        sysctl::set_ipv6(name, "disable_ipv6", "1");
+        let enslaved = self.set_alias(&port, network);
+        let enslaved = enslaved.and_then(|()| self.set_master(&port, bridge));
+        enslaved.and_then(|()| self.set_up(&port, true)).inspect_err(|_| {
+            // The first error is the one to tell.
+            let _ = self.remove(&port);
+        })
+    }
+
+    /// Says whose a port is.
+    fn set_alias(&mut self, port: &Link, network: &str) -> Result<(), String> {
+        let request = Request::new(libc::RTM_NEWLINK, 0, &header(port.index));
+        let request = request.attribute(libc::IFLA_IFALIAS, network.as_bytes());
+        self.0.ask(request).map_err(doing(format!("mark {}", port.name)))
+    }
+
+    /// Makes an interface a port of a bridge, which keeps the MTU that it has.
+    pub(super) fn set_master(&mut self, port: &Link, bridge: &Link) -> Result<(), String> {
+        let mut request = Request::new(libc::RTM_NEWLINK, 0, &header(port.index));
+        if port.name.starts_with(PORT) && port.mtu != bridge.mtu {
+            request = request.number(libc::IFLA_MTU, bridge.mtu);
+        }
+        let request = request.number(libc::IFLA_MASTER, bridge.index);
         self.0.ask(request).map_err(doing(format!("make {} a port of {}", port.name, bridge.name)))
     }
 
-    fn set_up(&mut self, link: &Link) -> Result<(), String> {
+    pub(super) fn set_up(&mut self, link: &Link, up: bool) -> Result<(), String> {
         let mut body = header(link.index);
-        for flags in [8..12, 12..16] {
-            body[flags].copy_from_slice(&u32::try_from(libc::IFF_UP).unwrap_or(0).to_ne_bytes());
-        }
+        let flag = u32::try_from(libc::IFF_UP).unwrap_or(0);
+        body[8..12].copy_from_slice(&(if up { flag } else { 0 }).to_ne_bytes());
+        body[12..16].copy_from_slice(&flag.to_ne_bytes());
         let request = Request::new(libc::RTM_NEWLINK, 0, &body);
-        self.0.ask(request).map_err(doing(format!("bring up {}", link.name)))
+        let what = if up { "bring up" } else { "take down" };
+        self.0.ask(request).map_err(doing(format!("{what} {}", link.name)))
     }
 
     /// Removes an interface; it may be gone already.
@@ -177,6 +263,20 @@ fn create() -> Request {
     Request::new(libc::RTM_NEWLINK, flags, &[0; LINK])
 }
 
+/// A request for an interface on another one: in its namespace with a number, if that is not zero.
+fn on_another(kind: &str, index: u32, lower: &Link, name: &str, mac: [u8; 6]) -> Request {
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    Request::new(libc::RTM_NEWLINK, flags, &header(index))
+        .text(libc::IFLA_IFNAME, name)
+        .number(libc::IFLA_LINK, lower.index)
+        .attribute(libc::IFLA_ADDRESS, &mac)
+        .number(libc::IFLA_MTU, lower.mtu)
+        .nest(libc::IFLA_LINKINFO, &[], |info| {
+            let info = info.text(libc::IFLA_INFO_KIND, kind);
+            info.nest(libc::IFLA_INFO_DATA, &[], |data| data.number(MACVLAN_MODE, MACVLAN_BRIDGE))
+        })
+}
+
 /// `struct ifinfomsg`.
 fn header(index: u32) -> [u8; LINK] {
     let mut bytes = [0; LINK];
@@ -192,20 +292,52 @@ fn link(entry: &Entry) -> Option<Link> {
     let name = entry.attribute(LINK, libc::IFLA_IFNAME.into()).map(text)?;
     let info = entry.attribute(LINK, libc::IFLA_LINKINFO.into()).unwrap_or_default();
     let kind = netlink::attribute(info, libc::IFLA_INFO_KIND.into()).map(text);
-    let master = entry.attribute(LINK, libc::IFLA_MASTER.into()).and_then(|b| b.first_chunk());
+    let number = |attribute: u16| {
+        let bytes = entry.attribute(LINK, attribute.into())?.first_chunk()?;
+        Some(u32::from_ne_bytes(*bytes))
+    };
+    let up = u32::try_from(libc::IFF_UP).unwrap_or(0);
     Some(Link {
         index: entry.u32_at(4),
         name,
         kind: kind.unwrap_or_default(),
-        master: master.map(|bytes| u32::from_ne_bytes(*bytes)),
+        master: number(libc::IFLA_MASTER),
+        lower: number(libc::IFLA_LINK),
+        mac: entry.attribute(LINK, libc::IFLA_ADDRESS.into()).unwrap_or_default().to_vec(),
+        mtu: number(libc::IFLA_MTU).unwrap_or_default(),
+        is_up: entry.u32_at(8) & up != 0,
+        is_ethernet: entry.u16_at(2) == libc::ARPHRD_ETHER,
+        alias: entry.attribute(LINK, libc::IFLA_IFALIAS.into()).map(text).unwrap_or_default(),
     })
 }
 
 fn port_name() -> Result<String, String> {
+    Ok(format!("{PORT}{:08x}", random()?))
+}
+
+fn random() -> Result<u32, String> {
     let mut random = [0; 4];
     let flags = rustix::rand::GetRandomFlags::empty();
     rustix::rand::getrandom(&mut random[..], flags).map_err(doing("get random numbers"))?;
-    Ok(format!("{PORT}{:08x}", u32::from_ne_bytes(random)))
+    Ok(u32::from_ne_bytes(random))
+}
+
+/// Opens the device of a macvtap interface, which gives and takes frames as a TAP's does.
+fn open_macvtap(index: u32, name: &str) -> Result<OwnedFd, String> {
+    let path = format!("/dev/tap{index}");
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let device = rustix::fs::open(&path, flags, Mode::empty());
+    let device = device.map_err(doing(format!("open {path}")))?;
+    let mut request = [0_u8; 40];
+    // SAFETY: the operation writes a `struct ifreq`, which is what `request` is, and keeps no
+    // pointer.
+    let result =
+        unsafe { libc::ioctl(device.as_fd().as_raw_fd(), libc::TUNGETIFF, request.as_mut_ptr()) };
+    let told = request.split(|byte| *byte == 0).next();
+    if result < 0 || told != Some(name.as_bytes()) {
+        return Err(format!("{path} is not the device of {name}"));
+    }
+    Ok(device)
 }
 
 /// Makes a TAP device whose frames leave checksums and cuts to whoever reads them.

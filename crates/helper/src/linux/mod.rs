@@ -4,6 +4,7 @@
 mod caller;
 mod firewall;
 mod interfaces;
+mod lan;
 mod netlink;
 mod network;
 mod privilege;
@@ -15,6 +16,7 @@ use std::os::fd::AsFd;
 
 use crate::args::{Bridge, Command, Network};
 use caller::{Caller, Line};
+use network::Ready;
 use state::Store;
 
 pub(super) fn run(command: &Command) -> Result<(), String> {
@@ -34,12 +36,15 @@ fn doing<E: Display>(what: impl Into<String>) -> impl FnOnce(E) -> String {
     move |e| format!("cannot {what}: {e}")
 }
 
-/// Makes the network. With the answer comes a TAP on it, for who serves addresses and names there.
+/// Makes the network. With the answer comes a TAP on it, where there are addresses and names to serve.
 fn start(caller: Caller, bridge: &Bridge, network: &Network) -> Result<(), String> {
     let line = Line::open(caller)?;
     // Nobody is to wait for a caller that does not listen.
-    let tap = network::start(&Store::open()?, caller, bridge, network)?;
-    line.tell("ready", Some(tap.as_fd()))
+    match network::start(&Store::open()?, caller, bridge, network)? {
+        Ready::Serve(tap) => line.tell("ready", Some(tap.as_fd())),
+        Ready::Lan => line.tell("lan", None),
+        Ready::Beside => line.tell("beside", None),
+    }
 }
 
 /// Gives a guest a card. `veth NAME MAC` comes with the guest's network namespace, in which the card

@@ -83,6 +83,14 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 }
 
 impl Entry {
+    pub(super) fn u8_at(&self, at: usize) -> u8 {
+        self.body.get(at).copied().unwrap_or(0)
+    }
+
+    pub(super) fn u16_at(&self, at: usize) -> u16 {
+        u16::from_ne_bytes([self.u8_at(at), self.u8_at(at + 1)])
+    }
+
     pub(super) fn u32_at(&self, at: usize) -> u32 {
         u32_at(&self.body, at)
     }

@@ -3,11 +3,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::caller::{Caller, check_namespace};
-use super::firewall;
-use super::interfaces::{Interfaces, Link, PORT};
+use super::firewall::{self, Through};
+use super::interfaces::{Interfaces, Link};
+use super::lan::{self, Place};
 use super::state::{State, Store};
 use super::sysctl;
-use crate::args::{Bridge, Interface, Network};
+use crate::args::{Bridge, Gateway, Interface, Network};
 
 /// The card that a guest is to have.
 #[derive(Debug)]
@@ -46,14 +47,24 @@ fn parse_mac(text: &str) -> Option<[u8; 6]> {
     (parts.next().is_none() && is_one).then_some(mac)
 }
 
-/// Makes a network, or takes over what a daemon that died has left of the same one. Returns a TAP on
-/// it for who serves there.
+/// What whoever serves a network is told.
+#[derive(Debug)]
+pub(super) enum Ready {
+    /// Addresses and names are served on this TAP.
+    Serve(OwnedFd),
+    /// Addresses and names are those of the network that the host is on.
+    Lan,
+    /// The same, and host and guests do not see each other.
+    Beside,
+}
+
+/// Makes a network, or takes over what a daemon that died has left of the same one.
 pub(super) fn start(
     store: &Store,
     caller: Caller,
     bridge: &Bridge,
     network: &Network,
-) -> Result<OwnedFd, String> {
+) -> Result<Ready, String> {
     let mut interfaces = Interfaces::open()?;
     if let Some(state) = store.read(bridge)? {
         let same = state.owner == caller.uid && state.network == *network;
@@ -68,13 +79,25 @@ pub(super) fn start(
              del {name}"
         ));
     }
-    let mut state = State { owner: caller.uid, network: network.clone(), chains: Vec::new() };
-    if let Some(before) = store.read(bridge)? {
-        state.chains = before.chains;
-    }
+    // What cannot be is refused before anything is written.
+    let place = match network {
+        Network::Bridged(interface) => Some(lan::find(&mut interfaces, bridge, interface)?),
+        Network::Shared(_) | Network::Host(_) => None,
+    };
+    let (owner, network) = (caller.uid, network.clone());
+    let before = store.read(bridge)?;
+    let was_down = match (&before, &place) {
+        (Some(before), _) => before.was_down,
+        (None, Some(Place::Bridge(link) | Place::Beside(link))) => {
+            link.kind != "bridge" && !link.is_up
+        }
+        (None, None) => false,
+    };
+    let chains = before.map(|before| before.chains).unwrap_or_default();
+    let mut state = State { owner, network, chains, was_down };
     // Written before anything is made, so that nothing is made that nobody knows of.
     store.write(bridge, &state)?;
-    let made = make(store, &mut interfaces, bridge, &mut state);
+    let made = make(store, &mut interfaces, bridge, &mut state, place);
     made.inspect_err(|_| {
         // What went wrong first is the thing to tell.
         let _ = undo(store, &mut interfaces, bridge, &state);
@@ -87,9 +110,7 @@ fn refuse_if_used(
     bridge: &Bridge,
     state: &State,
 ) -> Result<(), String> {
-    let Some(link) = interfaces.find(bridge.as_str())? else { return Ok(()) };
-    let ports = interfaces.ports_of(&link)?;
-    if ports.iter().any(|port| port.name.starts_with(PORT)) {
+    if !interfaces.ports_of(bridge.as_str())?.is_empty() {
         let (name, owner) = (bridge.as_str(), state.owner);
         return Err(format!(
             "the network {name} is in use: the user {owner} has started it with {}",
@@ -104,29 +125,69 @@ fn make(
     interfaces: &mut Interfaces,
     bridge: &Bridge,
     state: &mut State,
-) -> Result<OwnedFd, String> {
-    let gateway = *state.network.gateway();
+    place: Option<Place>,
+) -> Result<Ready, String> {
+    match (state.network.clone(), place) {
+        (Network::Shared(gateway) | Network::Host(gateway), _) => {
+            let link = own_bridge(interfaces, bridge, &gateway)?;
+            firewall::set_table(bridge, &state.network)?;
+            let leads_out = matches!(state.network, Network::Shared(_));
+            let through = if leads_out { Through::All } else { Through::Between };
+            if leads_out || firewall::filters_bridges() {
+                open_chains(store, bridge, bridge.as_str(), through, state)?;
+            }
+            if leads_out {
+                sysctl::forward(store, firewall::others_translate())?;
+            }
+            interfaces.add_tap(bridge.as_str(), &link).map(Ready::Serve)
+        }
+        (Network::Bridged(_), None) => Err("there is no interface".into()),
+        (Network::Bridged(_), Some(place)) => {
+            lan::make(interfaces, bridge, &place)?;
+            let Place::Bridge(link) = place else { return Ok(Ready::Beside) };
+            if firewall::filters_bridges() {
+                let name = if link.kind == "bridge" { &link.name } else { bridge.as_str() };
+                open_chains(store, bridge, name, Through::Between, state)?;
+            }
+            Ok(Ready::Lan)
+        }
+    }
+}
+
+/// The bridge of a network on which the host has addresses.
+fn own_bridge(
+    interfaces: &mut Interfaces,
+    bridge: &Bridge,
+    gateway: &Gateway,
+) -> Result<Link, String> {
     let link = match interfaces.find(bridge.as_str())? {
         Some(link) if link.kind == "bridge" => link,
         Some(link) => return Err(format!("{} is no bridge, but a {}", link.name, link.kind)),
-        None => interfaces.add_bridge(bridge.as_str(), gateway.mac())?,
+        None => interfaces.add_bridge(bridge.as_str(), &gateway.mac())?,
     };
     interfaces.add_address(&link, gateway.v4.into(), gateway.prefix)?;
     interfaces.add_address(&link, gateway.v6.into(), 64)?;
     interfaces.add_address(&link, gateway.link_local().into(), 64)?;
-    firewall::set_table(bridge, &state.network)?;
-    if matches!(state.network, Network::Shared(_)) {
-        for chain in &state.chains {
-            firewall::close_chain(bridge, chain)?;
-        }
-        state.chains = firewall::foreign_chains()?;
-        store.write(bridge, state)?;
-        for chain in &state.chains {
-            firewall::open_chain(bridge, chain)?;
-        }
-        sysctl::forward(store, firewall::others_translate())?;
+    Ok(link)
+}
+
+/// Lets packets of the network through the chains of others, as they are now.
+fn open_chains(
+    store: &Store,
+    bridge: &Bridge,
+    interface: &str,
+    through: Through,
+    state: &mut State,
+) -> Result<(), String> {
+    for chain in &state.chains {
+        firewall::close_chain(bridge, chain)?;
     }
-    interfaces.add_tap(&link)
+    state.chains = firewall::foreign_chains()?;
+    store.write(bridge, state)?;
+    for chain in &state.chains {
+        firewall::open_chain(bridge, interface, through, chain)?;
+    }
+    Ok(())
 }
 
 /// Undoes all that was done for a network.
@@ -144,18 +205,24 @@ fn undo(
     bridge: &Bridge,
     state: &State,
 ) -> Result<(), String> {
+    for port in interfaces.ports_of(bridge.as_str())? {
+        interfaces.remove(&port)?;
+    }
     if let Some(link) = interfaces.find(bridge.as_str())? {
-        for port in interfaces.ports_of(&link)? {
-            if port.name.starts_with(PORT) {
-                interfaces.remove(&port)?;
-            }
-        }
         interfaces.remove(&link)?;
+    }
+    if let Network::Bridged(interface) = &state.network
+        && state.was_down
+        && let Some(link) = interfaces.find(interface.as_str())?
+    {
+        interfaces.set_up(&link, false)?;
     }
     for chain in &state.chains {
         firewall::close_chain(bridge, chain)?;
     }
-    firewall::remove_table(bridge)?;
+    if state.network.gateway().is_some() {
+        firewall::remove_table(bridge)?;
+    }
     store.remove(bridge)?;
     if store.networks()?.iter().any(|network| matches!(network, Network::Shared(_))) {
         return Ok(());
@@ -177,19 +244,36 @@ pub(super) fn attach(
         return Err(format!("the network {name} is the user {}'s", state.owner));
     }
     let mut interfaces = Interfaces::open()?;
-    let link: Link = interfaces.find(name)?.ok_or_else(none)?;
+    let place = match &state.network {
+        Network::Bridged(interface) => lan::find(&mut interfaces, bridge, interface)?,
+        Network::Shared(_) | Network::Host(_) => {
+            Place::Bridge(interfaces.find(name)?.ok_or_else(none)?)
+        }
+    };
     let (Card::Veth { mac, .. } | Card::Tap { mac }) = card;
-    if state.network.gateway().mac() == *mac {
+    if state.network.gateway().is_some_and(|gateway| gateway.mac() == *mac) {
         return Err("the card's MAC address is the host's".into());
     }
-    match card {
-        Card::Veth { name, mac, namespace } => {
-            check_namespace(caller, namespace.as_fd())?;
-            let new = interfaces.add_veth(&link, name.as_str(), *mac, namespace.as_fd())?;
-            Ok((if new { "attached" } else { "there" }, None))
-        }
-        Card::Tap { .. } => Ok(("attached", Some(interfaces.add_tap(&link)?))),
+    if let Card::Veth { namespace, .. } = card {
+        check_namespace(caller, namespace.as_fd())?;
     }
+    if matches!(&place, Place::Bridge(link) if link.kind != "bridge") {
+        return Err(none());
+    }
+    let (new, tap) = match (card, &place) {
+        (Card::Veth { name: guest, mac, namespace }, Place::Bridge(link)) => {
+            let (guest, namespace) = (guest.as_str(), namespace.as_fd());
+            (interfaces.add_veth(name, link, guest, *mac, namespace)?, None)
+        }
+        (Card::Veth { name: guest, mac, namespace }, Place::Beside(link)) => {
+            (interfaces.add_macvlan(link, guest.as_str(), *mac, namespace.as_fd())?, None)
+        }
+        (Card::Tap { .. }, Place::Bridge(link)) => (true, Some(interfaces.add_tap(name, link)?)),
+        (Card::Tap { mac }, Place::Beside(link)) => {
+            (true, Some(interfaces.add_macvtap(name, link, *mac)?))
+        }
+    };
+    Ok((if new { "attached" } else { "there" }, tap))
 }
 
 #[cfg(test)]

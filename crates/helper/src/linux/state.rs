@@ -37,6 +37,8 @@ pub(super) struct State {
     pub(super) network: Network,
     /// Chains of other firewalls that let the network's packets through.
     pub(super) chains: Vec<Chain>,
+    /// The interface of a bridged network was down before.
+    pub(super) was_down: bool,
 }
 
 impl Store {
@@ -201,11 +203,15 @@ impl State {
         for chain in &self.chains {
             text.push_str(&format!("chain {chain}\n"));
         }
+        if self.was_down {
+            text.push_str("interface down\n");
+        }
         text
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let (mut owner, mut network, mut chains) = (None, None, Vec::new());
+        let (mut owner, mut network) = (None, None);
+        let (mut chains, mut was_down) = (Vec::new(), false);
         for line in text.lines() {
             match line.split_once(' ')? {
                 ("owner", value) => owner = Some(value.parse().ok()?),
@@ -219,10 +225,11 @@ impl State {
                     network = Some(read);
                 }
                 ("chain", value) => chains.push(Chain::parse(value)?),
+                ("interface", "down") => was_down = true,
                 _ => return None,
             }
         }
-        Some(Self { owner: owner?, network: network?, chains })
+        Some(Self { owner: owner?, network: network?, chains, was_down })
     }
 }
 
@@ -237,6 +244,8 @@ mod tests {
         let state = State::parse(text).unwrap();
         assert_eq!((state.owner, state.chains.len()), (1000, 1));
         assert_eq!(state.text(), text);
+        let text = "owner 0\nnetwork --mode=bridged --interface=eth0\ninterface down\n";
+        assert_eq!(State::parse(text).unwrap().text(), text);
         for wrong in ["", "owner 1\n", "owner x\nnetwork x\n", "else 1\n", "owner\n"] {
             assert_eq!(State::parse(wrong), None, "{wrong}");
         }

@@ -4,4 +4,5 @@
 mod attacks;
 mod firewalls;
 mod host;
+mod lan;
 mod lifecycle;
