@@ -1,9 +1,10 @@
 //! Guests of vmlan that vmlan itself starts: [`netns`], a command in a Linux network namespace of
-//! its own; and what a machine is made of, its [`disk`], the [`seed`] from which it configures
-//! itself, its [`agent`], and the [`ports`] of its that are reached on the host.
+//! its own; and what a machine is made of, its [`image`], its [`disk`], the [`seed`] from which it
+//! configures itself, its [`agent`], and the [`ports`] of its that are reached on the host.
 
 pub mod agent;
 pub mod disk;
+pub mod image;
 #[cfg(target_os = "linux")]
 pub mod netns;
 pub mod ports;

@@ -6,6 +6,7 @@ pub mod raw;
 mod resolve_forward;
 mod size;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use self::forwards::Forwards;
@@ -366,6 +367,15 @@ impl Resolve {
             }
         }
         scripts
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sha256(digits) => write!(f, "sha256:{digits}"),
+            Self::Sha512(digits) => write!(f, "sha512:{digits}"),
+        }
     }
 }
 

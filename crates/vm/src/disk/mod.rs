@@ -3,7 +3,7 @@
 //!
 //! The format is that of QEMU's `docs/interop/qcow2`, version 3.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -63,6 +63,25 @@ pub fn size_of(path: &Path, format: Format) -> io::Result<u64> {
     }
 }
 
+/// Keeps an image at `at` for as long as a machine needs it. One that nobody may write, as those of
+/// the cache, is linked; of others there is a copy, which costs nothing where the file system can
+/// share what is in files.
+pub fn keep(image: &Path, at: &Path) -> io::Result<()> {
+    let fixed = image.metadata()?.permissions().readonly();
+    if fixed && fs::hard_link(image, at).is_ok() {
+        return Ok(());
+    }
+    if at.exists() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    let new = at.with_extension("new");
+    let copied = fs::copy(image, &new).and_then(|_| fs::rename(&new, at));
+    if copied.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    copied
+}
+
 /// Creates the empty disk `path` over the image `base`, which must stay where it is. The disk is
 /// `size` bytes, or as large as the image where that is more. There must be no file yet, and there
 /// is none after a failure.
@@ -73,7 +92,7 @@ pub fn overlay(path: &Path, base: &Path, format: Format, size: u64) -> io::Resul
     let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
     let written = file.write_all(&bytes).and_then(|()| file.sync_all());
     if written.is_err() {
-        let _ = std::fs::remove_file(path);
+        let _ = fs::remove_file(path);
     }
     written
 }
