@@ -91,6 +91,16 @@ pub struct Added {
     pub guest: Option<String>,
 }
 
+impl Added {
+    /// The forward that somebody describes.
+    pub fn new(described: network::Forward) -> Result<Self, ForwardError> {
+        let network::Forward { protocol, listen, target, keep_source, guest: name } = described;
+        let listen = forward::listen_of(&protocol, &listen)?;
+        let guest = forward::parse_guest(&target)?;
+        Ok(Self { forward: Forward { listen, guest, keep_source }, guest: name })
+    }
+}
+
 /// A path, its method, what it means, and how it is described.
 pub(crate) struct Route {
     pub(crate) method: &'static str,
@@ -259,13 +269,8 @@ fn capture(request: &Request<'_>) -> Result<Action, Response> {
 
 fn add_forwards(request: &Request<'_>) -> Result<Action, Response> {
     let body: Forwards = json(request)?;
-    let added = body.forwards.into_iter().map(|f| {
-        let listen = forward::listen_of(&f.protocol, &f.listen)?;
-        let guest = forward::parse_guest(&f.target)?;
-        let forward = Forward { listen, guest, keep_source: f.keep_source };
-        Ok(Added { forward, guest: f.guest })
-    });
-    let added = added.collect::<Result<_, ForwardError>>();
+    let added = body.forwards.into_iter().map(Added::new);
+    let added = added.collect::<Result<_, _>>();
     added.map(Action::AddForwards).map_err(|e| Response::error(400, &e.to_string()))
 }
 

@@ -24,5 +24,5 @@ pub use http::{MAX_REQUEST, Request, Response, escape};
 pub use openapi::document as openapi;
 pub use types::{
     Flow, ForwardEntry, ForwardRequest, Leases, MacTable, Stats, Tunnel, TunnelRequest, colons,
-    protocol_name,
+    listen_text, protocol_name,
 };

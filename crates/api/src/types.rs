@@ -87,6 +87,14 @@ pub fn protocol_name(listen: &ListenAddr) -> &'static str {
     }
 }
 
+/// How the API says where a forward listens.
+pub fn listen_text(listen: &ListenAddr) -> String {
+    match listen {
+        ListenAddr::Tcp(addr) | ListenAddr::Udp(addr) => addr.to_string(),
+        ListenAddr::Unix(path) => path.display().to_string(),
+    }
+}
+
 /// A MAC address as the API writes it.
 pub fn colons(mac: Mac) -> String {
     mac.0.map(|byte| format!("{byte:02x}")).join(":")

@@ -31,7 +31,7 @@ enum Command {
 /// Open ports of the host that lead to a guest.
 ///
 /// All of them are opened, or none. Those of a guest that has a name go with it; those of a network
-/// go with its daemon.
+/// go with its last guest.
 #[derive(Debug, clap::Args)]
 struct AddArgs {
     /// A guest's name, as NETWORK/GUEST where several have it, or a network.

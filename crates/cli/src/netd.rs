@@ -117,6 +117,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     wishes: Option<PathBuf>,
 
+    /// Keep in FILE the forwards and zones that clients of the control API add, for the daemon that
+    /// follows this one if it is killed.
+    #[arg(long, value_name = "FILE")]
+    additions: Option<PathBuf>,
+
     /// Serve the control API (HTTP) on a UNIX socket at PATH.
     #[arg(long, value_name = "PATH", value_parser = socket_path)]
     control: Option<PathBuf>,
@@ -241,6 +246,9 @@ fn build(daemon: &mut Daemon, args: &Args, links: Vec<Box<dyn Link>>) -> Result<
             let added = daemon.add_forward(forward);
             added.map_err(|e| Failure::Failed(format!("--forward {}: {e}", arg.text)))?;
         }
+    }
+    if let Some(path) = &args.additions {
+        daemon.keep_additions(path).map_err(flag("--additions"))?;
     }
     if let Some(path) = &args.control {
         daemon.listen_control(path).map_err(flag("--control"))?;

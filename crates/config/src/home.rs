@@ -36,6 +36,8 @@ pub struct NetworkPaths {
     pub leases: PathBuf,
     /// What the network is there for without a guest.
     pub wishes: PathBuf,
+    /// Forwards and zones that were added while it is there.
+    pub additions: PathBuf,
 }
 
 /// A UNIX socket's path is too long for the system.
@@ -115,6 +117,7 @@ impl LimaHome {
             stderr: file(format!("usernet.{name}.stderr.log")),
             leases: file("leases.json".into()),
             wishes: file("wishes.json".into()),
+            additions: file("additions.json".into()),
             dir,
         }
     }
@@ -123,9 +126,15 @@ impl LimaHome {
 impl NetworkPaths {
     /// Removes what a network leaves when it is no more, once its processes have ended.
     pub fn remove(&self) -> io::Result<()> {
-        for path in
-            [&self.pidfile, &self.watcher, &self.stdout, &self.stderr, &self.leases, &self.wishes]
-        {
+        for path in [
+            &self.pidfile,
+            &self.watcher,
+            &self.stdout,
+            &self.stderr,
+            &self.leases,
+            &self.wishes,
+            &self.additions,
+        ] {
             match fs::remove_file(path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}

@@ -70,6 +70,8 @@ pub(crate) struct Core {
     pub(crate) lease_names: LeaseNames,
     /// What clients of the control API said of the forwards that they opened.
     pub(crate) labels: HashMap<ForwardId, Label>,
+    /// Goes up with each forward or zone that they add or remove.
+    pub(crate) additions: u64,
     pub(crate) pulse: Pulse,
 }
 
@@ -146,6 +148,7 @@ impl Core {
             reservations: Vec::new(),
             lease_names: LeaseNames::default(),
             labels: HashMap::new(),
+            additions: 0,
             pulse: Pulse::new(clock.now()),
         }
     }
@@ -229,6 +232,18 @@ impl Core {
         engine.add_forward(forward, &mut io).map_err(ForwardError::Refused)
     }
 
+    /// Opens a forward for a client of the control API.
+    pub(crate) fn add_labelled(
+        &mut self,
+        forward: Forward,
+        label: Label,
+    ) -> Result<ForwardId, ForwardError> {
+        let id = self.add_forward(forward)?;
+        self.labels.insert(id, label);
+        self.additions += 1;
+        Ok(id)
+    }
+
     /// Closes the forwards that were to go with a guest.
     pub(crate) fn remove_forwards_of(&mut self, guest: Mac) {
         let labels = self.labels.iter();
@@ -240,7 +255,9 @@ impl Core {
     }
 
     pub(crate) fn remove_forward(&mut self, id: ForwardId) -> bool {
-        self.labels.remove(&id);
+        if self.labels.remove(&id).is_some() {
+            self.additions += 1;
+        }
         let (engine, mut io) = engine!(self);
         engine.remove_forward(id, &mut io)
     }

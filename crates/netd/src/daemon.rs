@@ -17,6 +17,7 @@ use vmlan_link::fault::Faults;
 use vmlan_link::framing::Framing;
 use vmlan_link::stream::StreamLink;
 
+use crate::additions::AdditionsFile;
 use crate::alarm::Alarm;
 use crate::clock::Clock;
 use crate::control::{Control, Handed, Handover};
@@ -26,11 +27,11 @@ use crate::leases::LeaseFile;
 use crate::listener::Listeners;
 use crate::managed::Joins;
 use crate::ports::Ports;
+use crate::state::{StateFile, Wishes};
 use crate::token::Owner;
 use crate::tunnel::Tunnels;
 use crate::unix_path::{self, BindError, SocketPath};
 use crate::watch::{Next, Watches};
-use crate::wishes::{WishFile, Wishes};
 use crate::wrappers::Wrappers;
 use crate::{DaemonError, signals};
 
@@ -53,7 +54,8 @@ pub struct Daemon {
     tunnels: Tunnels,
     idle: Option<Idle>,
     leases: Option<LeaseFile>,
-    wishes: Option<WishFile>,
+    wishes: Option<StateFile<Wishes>>,
+    additions: Option<AdditionsFile>,
     /// What decides whether the file is up to date.
     wished: (bool, u32),
     wrappers: Wrappers,
@@ -94,6 +96,7 @@ impl Daemon {
             idle: None,
             leases: None,
             wishes: None,
+            additions: None,
             wished: (false, 0),
             wrappers: Wrappers::default(),
             datagram_paths: Vec::new(),
@@ -185,14 +188,24 @@ impl Daemon {
     /// kept for without a guest. A port that somebody else has by now is told of.
     pub fn keep_wishes(&mut self, path: &Path) -> Result<(), DaemonError> {
         let failed = |source| DaemonError::File { path: path.into(), source };
-        let file = WishFile::load(path).map_err(failed)?;
-        self.core.held = file.wishes().held;
-        for port in &file.wishes().tunnels {
+        let file = StateFile::<Wishes>::load(path).map_err(failed)?;
+        self.core.held = file.saved().held;
+        for port in &file.saved().tunnels {
             if let Err(why) = self.tunnels.open(*port) {
                 eprintln!("vmlan: a tunnel is gone: {why}");
             }
         }
         self.wishes = Some(file);
+        Ok(())
+    }
+
+    /// Does what the file at `path` says of the forwards and zones that clients of the control API had
+    /// added to a daemon that was killed, and keeps it up to date. One that cannot be opened again
+    /// is told of. With the network's end there is no file.
+    pub fn keep_additions(&mut self, path: &Path) -> Result<(), DaemonError> {
+        let failed = |source| DaemonError::File { path: path.into(), source };
+        let file = StateFile::load(path).map_err(failed)?;
+        self.additions = Some(AdditionsFile::new(file, &mut self.core));
         Ok(())
     }
 
@@ -256,9 +269,17 @@ impl Daemon {
                 leases.update(&self.core.engine, self.core.now());
             }
             self.save_wishes();
+            if let Some(additions) = &mut self.additions {
+                additions.update(&mut self.core);
+            }
             if self.is_over() {
                 break;
             }
+        }
+        if !self.is_used()
+            && let Some(additions) = &mut self.additions
+        {
+            additions.finish();
         }
         self.core.shutdown();
         if let Some(joins) = &mut self.joins {
@@ -319,14 +340,23 @@ impl Daemon {
         Next::Continue
     }
 
+    /// Whether somebody is there, or wants the network without being there.
+    fn is_used(&self) -> bool {
+        let joining = self.joins.as_ref().is_some_and(|joins| joins.len() > 0);
+        let links = self.core.ports.len();
+        joining || self.core.held || !self.tunnels.is_empty() || links > self.bridges()
+    }
+
+    fn bridges(&self) -> usize {
+        usize::from(self.core.bridge.is_some())
+    }
+
     /// Whether there has been nobody for long enough.
     fn is_over(&mut self) -> bool {
-        let (links, bridges) = (self.core.ports.len(), usize::from(self.core.bridge.is_some()));
-        let joining = self.joins.as_ref().is_some_and(|joins| joins.len() > 0);
-        let used = joining || self.core.held || !self.tunnels.is_empty() || links > bridges;
-        if links < bridges {
+        if self.core.ports.len() < self.bridges() {
             return true;
         }
+        let used = self.is_used();
         let Some(idle) = &mut self.idle else { return false };
         if used {
             idle.since = None;
@@ -372,7 +402,9 @@ impl Daemon {
         let over = self.idle.and_then(|idle| Some(idle.since? + idle.grace));
         let tunnels = self.tunnels.next_timeout();
         let captures = self.core.ports.captures.next_timeout();
-        let own = [control, joins, over, tunnels, captures, self.listeners.next_timeout()];
+        let additions = self.additions.as_ref().and_then(AdditionsFile::next_timeout);
+        let listeners = self.listeners.next_timeout();
+        let own = [control, joins, over, tunnels, captures, additions, listeners];
         let own = own.into_iter().flatten().min();
         let own = own.map(|at| self.core.clock.at(at));
         let leases = self.leases.as_ref().and_then(|l| l.next_timeout(&self.core.engine));
@@ -395,6 +427,11 @@ impl Daemon {
         }
         if self.core.ports.captures.next_timeout().is_some() {
             self.core.ports.captures.handle_timeout(SystemInstant::now());
+        }
+        if let Some(additions) = &mut self.additions
+            && additions.next_timeout().is_some()
+        {
+            additions.handle_timeout(&mut self.core, SystemInstant::now());
         }
         if self.listeners.next_timeout().is_some()
             && let Some(index) = self.listeners.rested(SystemInstant::now())

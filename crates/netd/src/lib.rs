@@ -7,6 +7,7 @@
 //! the listeners that guests connect to, the control API, and what a well-behaved process does
 //! about pid files, sockets and signals.
 
+mod additions;
 mod alarm;
 mod captures;
 mod clock;
@@ -30,6 +31,7 @@ mod pidfile;
 mod ports;
 mod pulse;
 mod signals;
+mod state;
 mod token;
 mod tunnel;
 mod unix_path;
@@ -38,7 +40,6 @@ pub mod unmanaged;
 #[cfg(target_os = "linux")]
 pub mod vmnet;
 mod watch;
-mod wishes;
 mod wrappers;
 
 pub use daemon::Daemon;

@@ -149,6 +149,8 @@ impl Daemon {
             .arg(&paths.leases)
             .arg("--wishes")
             .arg(&paths.wishes)
+            .arg("--additions")
+            .arg(&paths.additions)
             .arg("--pidfile")
             .arg(&paths.pidfile);
         for reservation in &self.reservations {

@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 
+use rustix::process::{Signal, kill_process};
+
 use crate::lab::{Guest, Lab, SERVE, eventually};
 use crate::support::Said;
 
@@ -73,6 +75,52 @@ fn a_guests_forwards_come_and_go_with_it() {
     eventually("the forwards' end", || none().then_some(()));
     assert!(!socket.exists());
     assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+}
+
+/// What has been added while a network runs is there under the daemon that follows a killed one, and
+/// goes with the network.
+#[test]
+fn what_was_added_outlives_a_killed_daemon() {
+    let lab = Lab::new();
+    let mut web = Guest::start(&lab, &["--name", "web"]);
+    let gone = Guest::start(&lab, &["--name", "gone"]);
+    let port = free_ports(3);
+    forward(&lab, &["add", "web", &format!("{port}:8000")]).quiet();
+    forward(&lab, &["add", "lab", &format!("{}=10.71.0.4:8000,source=keep", port + 1)]).quiet();
+    forward(&lab, &["add", "gone", &format!("{}:8000", port + 2)]).quiet();
+    let client = vmlan_api::Client::new(&lab.0.path("_networks/lab/lab_ep.sock"));
+    let zone = serde_json::json!({"Name": "zone.test.", "DefaultIP": "10.71.0.9"});
+    client.post("/services/dns/add", &zone).unwrap();
+    let list = || forward(&lab, &["list", "--json"]).quiet();
+    let there = |list: &str| {
+        let is_there = |n: &u16| list.contains(&format!("127.0.0.1:{}\"", port + n));
+        [0, 1, 2].into_iter().filter(is_there).collect::<Vec<_>>()
+    };
+    let before = list();
+    assert_eq!(there(&before), [0, 1, 2], "{before}");
+
+    let (first, file) = (lab.pid().unwrap(), lab.0.path("_networks/lab/additions.json"));
+    eventually("the file", || std::fs::read_to_string(&file).ok()?.contains("zone").then_some(()));
+    // One guest is gone with the daemon.
+    kill_process(first, Signal::STOP).unwrap();
+    drop(gone);
+    kill_process(first, Signal::KILL).unwrap();
+    eventually("another daemon", || lab.pid().filter(|pid| *pid != first));
+    eventually("the same forwards", || (there(&list()) == [0, 1, 2]).then_some(()));
+    for port in [port, port + 1] {
+        assert_eq!(web.line(SERVE), "started");
+        let answer = || hello(TcpStream::connect(("127.0.0.1", port)).ok()?);
+        assert_eq!(eventually("an answer", answer), "hello\n");
+    }
+    let ask = "getent ahostsv4 a.zone.test | head -1 | cut -d ' ' -f 1";
+    assert_eq!(web.line(ask), "10.71.0.9");
+    let rest = || (there(&list()) == [0, 1]).then(list);
+    let rest = eventually("the end of a forward whose guest does not come back", rest);
+    assert!(before.starts_with(&rest), "{before}{rest}");
+
+    drop(web);
+    eventually("the end of all", || lab.left().is_empty().then_some(()));
+    assert!(TcpStream::connect(("127.0.0.1", port + 1)).is_err());
 }
 
 #[test]

@@ -112,7 +112,10 @@ fn add_zone(core: &mut Core, zone: Zone) -> Response {
         return Response::error(500, &format!("there are {MAX_ZONES} zones and records already"));
     }
     match names.add_zone(zone) {
-        Ok(()) => Response::ok(),
+        Ok(()) => {
+            core.additions += 1;
+            Response::ok()
+        }
         Err(error) => Response::error(400, &error.to_string()),
     }
 }
@@ -178,11 +181,8 @@ fn expose(core: &mut Core, mut forward: Forward, local: String) -> Response {
         let text = format!("proxy already running for {protocol} on {local}");
         return Response::error(500, &text);
     }
-    match core.add_forward(forward) {
-        Ok(id) => {
-            core.labels.insert(id, Label { local: Some(local), guest: None });
-            Response::ok()
-        }
+    match core.add_labelled(forward, Label { local: Some(local), guest: None }) {
+        Ok(_) => Response::ok(),
         Err(error) => Response::error(500, &error.to_string()),
     }
 }
@@ -230,9 +230,8 @@ fn add_one(core: &mut Core, Added { forward, guest }: Added) -> Result<ForwardId
         let text = format!("{}: leads to {to} on this network already", forward.listen);
         return Err(Response::error(409, &text));
     }
-    let id = core.add_forward(forward).map_err(|e| Response::error(409, &e.to_string()))?;
-    core.labels.insert(id, Label { local: None, guest });
-    Ok(id)
+    let added = core.add_labelled(forward, Label { local: None, guest });
+    added.map_err(|e| Response::error(409, &e.to_string()))
 }
 
 fn remove(core: &mut Core, listens: &[ListenAddr]) -> Result<(), Response> {

@@ -6,8 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use vmlan_api::network::{Counters, Daemon, Flows, Forward, Guest, Lease, Network, Traffic};
 use vmlan_api::zone::Zone;
-use vmlan_api::{Flow, ForwardEntry, Leases, MacTable, Stats, colons, protocol_name};
-use vmlan_engine::io::ListenAddr;
+use vmlan_api::{Flow, ForwardEntry, Leases, MacTable, Stats, colons, listen_text, protocol_name};
 use vmlan_engine::{Drop, PortId};
 use vmlan_wire::Mac;
 
@@ -59,7 +58,7 @@ pub(super) fn zones(core: &mut Core) -> Vec<Zone> {
 pub(super) fn forwards(core: &Core) -> Vec<ForwardEntry> {
     let entries = core.engine.forwards().map(|(id, forward)| {
         let label = core.labels.get(&id).and_then(|label| label.local.clone());
-        let local = label.unwrap_or_else(|| place(&forward.listen));
+        let local = label.unwrap_or_else(|| listen_text(&forward.listen));
         let protocol = protocol_name(&forward.listen).into();
         ForwardEntry { local, remote: forward.guest.to_string(), protocol }
     });
@@ -77,7 +76,7 @@ pub(super) fn all_forwards(core: &Core) -> Vec<Forward> {
         |ip: IpAddr| core.guests.iter().find(|guest| both(guest).contains(&ip))?.name.clone();
     let forwards = core.engine.forwards().map(|(id, forward)| Forward {
         protocol: protocol_name(&forward.listen).into(),
-        listen: place(&forward.listen),
+        listen: listen_text(&forward.listen),
         target: forward.guest.to_string(),
         keep_source: forward.keep_source,
         guest: named(id).or_else(|| owner(forward.guest.ip())),
@@ -230,13 +229,6 @@ fn amount((frames, bytes): (u64, u64)) -> Traffic {
 fn named(dropped: &[u64; Drop::ALL.len()]) -> BTreeMap<String, u64> {
     let all = Drop::ALL.iter().zip(dropped).filter(|(_, count)| **count > 0);
     all.map(|(reason, count)| (reason.name().into(), *count)).collect()
-}
-
-fn place(listen: &ListenAddr) -> String {
-    match listen {
-        ListenAddr::Tcp(addr) | ListenAddr::Udp(addr) => addr.to_string(),
-        ListenAddr::Unix(path) => path.display().to_string(),
-    }
 }
 
 fn unix(time: SystemTime) -> Duration {
