@@ -57,6 +57,8 @@ pub(super) struct Manager {
     network: Network,
     streams: Streams,
     events: Events,
+    /// What is to be told when the list says it too.
+    news: Vec<PortEvent>,
     shared: Arc<Mutex<Vec<PortState>>>,
     channel: Option<UnixStream>,
     next_orders: Instant,
@@ -100,6 +102,7 @@ impl Manager {
             network: Network { client: config.control, name: config.name },
             streams: Streams::default(),
             events,
+            news: Vec::new(),
             shared,
             channel: None,
             next_orders: now,
@@ -126,6 +129,7 @@ impl Manager {
         for local in self.entries.keys().cloned().collect::<Vec<_>>() {
             self.close(&local);
         }
+        self.publish();
     }
 
     fn hear(&mut self, input: Input) {
@@ -274,14 +278,14 @@ impl Manager {
         let before = self.entries.remove(&local).and_then(|entry| entry.problem);
         let (open, problem, retry) = match opened {
             Ok(()) => {
-                (self.events)(PortEvent::Opened(port));
+                self.news.push(PortEvent::Opened(port));
                 (Some(to), None, None)
             }
             // The host agent brings the network back, and the machine to it.
             Err(Failure::NotYet) => (None, before, Some(now + KNOCK)),
             Err(Failure::Refused(why)) => {
                 if before.as_ref() != Some(&why) {
-                    (self.events)(PortEvent::Conflict { port, why: why.clone() });
+                    self.news.push(PortEvent::Conflict { port, why: why.clone() });
                 }
                 (None, Some(why), Some(now + RETRY))
             }
@@ -295,16 +299,19 @@ impl Manager {
             self.allowance -= 1;
             self.network.close(local);
             let port = Port { local: local.clone(), guest: entry.guest };
-            (self.events)(PortEvent::Closed(port));
+            self.news.push(PortEvent::Closed(port));
         }
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
         let states = self.entries.iter().map(|(local, entry)| PortState {
             port: Port { local: local.clone(), guest: entry.guest.clone() },
             problem: entry.problem.clone(),
         });
         *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = states.collect();
+        for event in std::mem::take(&mut self.news) {
+            (self.events)(event);
+        }
     }
 }
 

@@ -133,3 +133,107 @@ fn place(listener: &Listener, guest: Ipv4Addr) -> Place {
         Proto::Udp => Target::Udp(at),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use vmlan_config::Source;
+    use vmlan_config::instance::InstanceConfig;
+
+    use super::*;
+
+    const GUEST: Ipv4Addr = Ipv4Addr::new(192, 168, 5, 15);
+
+    /// `LOCAL: GUEST` for each port, with `=` before what the network reaches by itself.
+    fn planned(rules: &str, listeners: &[(&str, bool)]) -> Vec<String> {
+        let source = Source::new("lima.yaml", format!("portForwards:\n{rules}"));
+        let read = InstanceConfig::parse(&source, Path::new("/i")).expect("rules");
+        let forwards = read.config.forwards.in_force(60022);
+        let listeners: Vec<Listener> = listeners
+            .iter()
+            .map(|(at, dual)| {
+                let (at, proto) = match at.strip_suffix("/udp") {
+                    Some(at) => (at, Proto::Udp),
+                    None => (*at, Proto::Tcp),
+                };
+                Listener { proto, at: at.parse().expect("an address"), dual: *dual }
+            })
+            .collect();
+        let plan = plan(&forwards, GUEST, &listeners);
+        plan.iter()
+            .map(|(local, wanted)| match &wanted.place {
+                Place::Direct(addr) => format!("{local}: ={addr}"),
+                Place::Lifted(Target::Tcp(addr) | Target::Udp(addr)) => format!("{local}: {addr}"),
+                Place::Lifted(Target::Unix(path)) => format!("{local}: {path}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_loopback_is_lifted_and_every_address_is_the_networks() {
+        assert_eq!(
+            planned(
+                "  []",
+                &[("127.0.0.1:1", false), ("0.0.0.0:2", false), ("[::1]:3/udp", false)]
+            ),
+            [
+                "127.0.0.1:1: 127.0.0.1:1",
+                "127.0.0.1:2: =192.168.5.15:2",
+                "[::1]:1: 127.0.0.1:1",
+                "[::1]:2: =192.168.5.15:2",
+                "127.0.0.1:3/udp: [::1]:3",
+                "[::1]:3/udp: [::1]:3",
+            ]
+        );
+        assert_eq!(
+            planned("- {guestPort: 1, hostIP: 10.0.0.1}", &[("[::]:1", true)]),
+            ["10.0.0.1:1: =192.168.5.15:1"]
+        );
+        // Nobody knows whether IPv4 comes in.
+        assert_eq!(
+            planned("- {guestPort: 1, hostIP: 10.0.0.1}", &[("[::]:1", false)]),
+            ["10.0.0.1:1: [::1]:1"]
+        );
+    }
+
+    #[test]
+    fn of_two_servers_the_nearer_one_has_the_port() {
+        assert_eq!(
+            planned("  []", &[("[::1]:1", false), ("127.0.0.1:1", false)]),
+            ["127.0.0.1:1: 127.0.0.1:1", "[::1]:1: [::1]:1"]
+        );
+        assert_eq!(
+            planned("  []", &[("[::]:1", true), ("127.0.0.1:1", false), ("0.0.0.0:1", false)]),
+            ["127.0.0.1:1: =192.168.5.15:1", "[::1]:1: =192.168.5.15:1"]
+        );
+        // What a rule says comes before what is only there for both families.
+        let rule = "- {guestPort: 2, hostIP: '::1', hostPort: 1}";
+        assert_eq!(
+            planned(rule, &[("127.0.0.1:1", false), ("127.0.0.1:2", false)]),
+            ["127.0.0.1:1: 127.0.0.1:1", "[::1]:1: 127.0.0.1:2"]
+        );
+    }
+
+    #[test]
+    fn what_is_fixed_is_there_and_is_lifted_once_its_server_is() {
+        let rule = "- {guestPort: 1, hostIP: 10.0.0.1, proto: tcp, static: true}";
+        assert_eq!(planned(rule, &[]), ["10.0.0.1:1: =192.168.5.15:1"]);
+        assert_eq!(planned(rule, &[("127.0.0.1:1", false)]), ["10.0.0.1:1: 127.0.0.1:1"]);
+        let twin = "- {guestPort: 1, static: true}";
+        assert_eq!(planned(twin, &[]).len(), 4);
+        let ignored = format!("- {{guestPort: 1, ignore: true, static: true}}\n{rule}");
+        assert_eq!(planned(&ignored, &[("127.0.0.1:1", false)]), ["10.0.0.1:1: =192.168.5.15:1"]);
+    }
+
+    #[test]
+    fn sockets_are_lifted_and_datagrams_do_not_fit_in() {
+        let rules = "- {guestSocket: /run/x, hostSocket: /y}\n\
+            - {guestSocket: /run/z, hostSocket: /z, reverse: true}\n\
+            - {guestPort: 1, hostSocket: /p}";
+        assert_eq!(
+            planned(rules, &[("0.0.0.0:1", false), ("0.0.0.0:1/udp", false)]),
+            ["/p: =192.168.5.15:1", "/y: /run/x"]
+        );
+    }
+}
