@@ -9,3 +9,4 @@ pub mod image;
 pub mod netns;
 pub mod ports;
 pub mod seed;
+pub mod template;

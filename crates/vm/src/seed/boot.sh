@@ -59,9 +59,12 @@ start_agent() {
     fi
 }
 
-# Where sshd does not ask PAM, it takes an account whose password is locked for locked.
-unlock_user() {
-    [ -e /etc/pam.d/sshd ] || sed -i "s/^$user:!:/$user:*:/" /etc/shadow
+# The user can log in by key with whatever sshd and shells there are.
+mend_user() {
+    # Where sshd does not ask PAM, it takes an account whose password is locked for locked.
+    [ -e /etc/pam.d/sshd ] || [ ! -e /etc/shadow ] || sed -i "s/^$user:!:/$user:*:/" /etc/shadow
+    shell=$(sed -n "s/^$user:.*://p" /etc/passwd)
+    [ -x "$shell" ] || sed -i "s|^\($user:.*:\)[^:]*\$|\1/bin/sh|" /etc/passwd
 }
 
 # run_provision: one after the other; one that fails stops no other.
@@ -95,7 +98,7 @@ case $1 in
         ;;
     late)
         redirect_dns
-        unlock_user
+        mend_user
         run_provision
         ;;
 esac

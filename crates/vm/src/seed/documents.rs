@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use vmlan_config::show_mac;
 
-use super::{Interface, Seed, hostname};
+use super::{Interface, Seed};
 
 /// The user, the certificates, and how the rest of the boot begins.
 pub(super) fn user_data(seed: &Seed) -> String {
@@ -48,7 +48,7 @@ pub(super) fn user_data(seed: &Seed) -> String {
 
 /// The guest's name, and an id that is another one if anything in `documents` is: only then does
 /// cloud-init apply them to a machine that it knows.
-pub(super) fn meta_data(seed: &Seed, documents: &[&str]) -> String {
+pub(super) fn meta_data(name: &str, documents: &[&str]) -> String {
     let mut digest = Sha256::new();
     for document in documents {
         digest.update(document.len().to_be_bytes());
@@ -58,7 +58,7 @@ pub(super) fn meta_data(seed: &Seed, documents: &[&str]) -> String {
     for byte in digest.finalize().iter().take(8) {
         let _ = write!(id, "{byte:02x}");
     }
-    yaml(&json!({ "instance-id": id, "local-hostname": hostname(&seed.instance) }))
+    yaml(&json!({ "instance-id": id, "local-hostname": name }))
 }
 
 /// Every card by its hardware address, with DHCP, its name and its metric.

@@ -22,7 +22,7 @@ use vmlan_wire::Mac;
 /// What a machine is told about itself.
 #[derive(Clone, Debug, Default)]
 pub struct Seed {
-    /// The instance's name; the guest's own is [`hostname`] of it.
+    /// The instance's name; the guest's own begins with `lima-`.
     pub instance: String,
     pub user: User,
     /// Public keys with which the user may log in.
@@ -83,11 +83,6 @@ pub struct LocalDns {
     pub tcp: u16,
 }
 
-/// The name of an instance's guest.
-pub fn hostname(instance: &str) -> String {
-    format!("lima-{}", instance.replace(['.', '_'], "-"))
-}
-
 impl Trust {
     /// Reads the files that a configuration names.
     pub fn read(config: &CaCerts) -> io::Result<Self> {
@@ -128,9 +123,11 @@ impl Seed {
     fn image(&self, to: &mut impl io::Write) -> io::Result<()> {
         let user_data = documents::user_data(self);
         let network = documents::network_config(self);
-        let meta_data = documents::meta_data(self, &[&user_data, &network]);
+        let name = vmlan_config::host_name(&self.instance)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        let meta_data = documents::meta_data(&name, &[&user_data, &network]);
         let (boot, environment) = (self.boot(), self.environment()?);
-        let hosts = self.hosts();
+        let hosts = self.hosts(&name);
         let text = |name, content| iso::File { name, mode: 0o444, content };
         let mut files = vec![
             text("user-data", user_data.as_bytes()),
@@ -184,8 +181,8 @@ impl Seed {
 
     /// The lines of `/etc/hosts`: without its own, `sudo` complains in a guest whose network is
     /// not there.
-    fn hosts(&self) -> String {
-        let mut lines = format!("127.0.1.1\t{}\n", hostname(&self.instance));
+    fn hosts(&self, name: &str) -> String {
+        let mut lines = format!("127.0.1.1\t{name}\n");
         if let Some(host) = self.host {
             let _ = writeln!(lines, "{host}\thost.lima.internal");
         }

@@ -208,3 +208,30 @@ fn a_name_stays_one_word() {
         Command::new("sh").args(["-c", &format!("{line}; printf %s \"$user\"")]).output().unwrap();
     assert_eq!(output.stdout, seed.user.name.as_bytes());
 }
+
+/// What the boot script does to a file of the guest, at one boot and the next.
+#[test]
+fn own_lines_take_each_others_place_and_leave_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, source, boot) =
+        (dir.path().join("file"), dir.path().join("source"), dir.path().join("boot"));
+    fs::write(&boot, BOOT).unwrap();
+    let own_lines = |text: &str| {
+        fs::write(&source, text).unwrap();
+        let words = [
+            "-c",
+            "boot=$1; file=$2; source=$3; set --; . \"$boot\"; own_lines \"$file\" \"$source\"",
+            "sh",
+        ];
+        let run = Command::new("sh").args(words).args([&boot, &file, &source]).status().unwrap();
+        assert!(run.success());
+        fs::read_to_string(&file).unwrap_or_default()
+    };
+    assert_eq!(own_lines(""), "");
+    assert!(!file.exists());
+    fs::write(&file, "theirs\n").unwrap();
+    assert_eq!(own_lines("A=1\nB=2\n"), "theirs\n#LIMA-START\nA=1\nB=2\n#LIMA-END\n");
+    assert_eq!(own_lines("C=3\n"), "theirs\n#LIMA-START\nC=3\n#LIMA-END\n");
+    assert_eq!(own_lines(""), "theirs\n#LIMA-START\n#LIMA-END\n");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+}
