@@ -14,6 +14,7 @@ mod network;
 mod place;
 mod run;
 mod schema;
+mod socket_vmnet;
 mod sudoers;
 mod table;
 mod tunnel;
@@ -44,6 +45,10 @@ enum Command {
     Network(network::Args),
     Run(Box<run::Args>),
     Schema(schema::Args),
+    #[command(name = "socket_vmnet", hide = true)]
+    SocketVmnet(Box<socket_vmnet::Args>),
+    #[command(name = "socket_vmnet_client", hide = true)]
+    SocketVmnetClient(socket_vmnet::ClientArgs),
     Sudoers(sudoers::Args),
     Tunnel(tunnel::Args),
 }
@@ -60,7 +65,8 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let args = socket_vmnet::arguments(std::env::args_os().collect());
+    let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
@@ -74,6 +80,8 @@ fn main() -> ExitCode {
         Command::Network(args) => network::run(&args),
         Command::Run(args) => run::run(*args),
         Command::Schema(args) => schema::run(&args),
+        Command::SocketVmnet(args) => socket_vmnet::run(&args),
+        Command::SocketVmnetClient(args) => socket_vmnet::run_client(&args),
         Command::Sudoers(args) => sudoers::run(&args),
         Command::Tunnel(args) => tunnel::run(&args),
     };

@@ -152,7 +152,7 @@ fn daemon_group(os: Os) -> Option<u32> {
 }
 
 /// The number of a group, wherever the system has groups from.
-fn group_id(name: &str) -> Option<u32> {
+pub(crate) fn group_id(name: &str) -> Option<u32> {
     let find = |text: &str| {
         text.lines().find_map(|line| {
             let mut fields = line.split(':');

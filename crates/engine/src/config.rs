@@ -21,6 +21,9 @@ pub struct Config {
     /// Somebody else who routes the guests' packets. The engine then serves addresses and names,
     /// and leads nowhere.
     pub router: Option<Router>,
+    /// Nothing but the switch: addresses, routes and names are somebody else's on this network, and
+    /// so is every rule about them.
+    pub switch_only: bool,
     pub ipv6: Ipv6Net,
     pub gateway_mac: Mac,
     /// Bytes of an IP packet, header included; 576 to 65520.
@@ -120,6 +123,7 @@ impl Config {
             first_guest: subnet.nth(first_guest),
             last_guest: None,
             router: None,
+            switch_only: false,
             ipv6: Ipv6Net::for_subnet(subnet),
             gateway_mac: Mac([0x52, 0x55, a, b, c, d]),
             mtu: 65520,
@@ -160,6 +164,13 @@ impl Config {
             Some(Router { ipv4: gateway, ipv6: config.ipv6.gateway(), mac, leads_out: true });
         config.mtu = 1500;
         Ok(config)
+    }
+
+    /// Nothing but a switch.
+    pub fn switch(mtu: u16, seed: [u8; 16]) -> Result<Self, ConfigError> {
+        // Of no consequence: nobody is told.
+        let subnet = Ipv4Net { network: Ipv4Addr::new(192, 168, 5, 0), prefix: 24 };
+        Ok(Self { switch_only: true, mtu, ..Self::new(subnet, None, seed)? })
     }
 
     /// The router that guests are told of: the engine itself, or who is beside it.

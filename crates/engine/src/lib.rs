@@ -121,6 +121,17 @@ impl Engine {
         port
     }
 
+    /// The port leads to a network beside this one: many addresses may be behind it, and those of
+    /// the router there are nobody else's.
+    pub fn set_uplink(&mut self, port: PortId, now: Instant) {
+        self.net.switch.set_uplink(port);
+        let Some(router) = self.net.config.router else { return };
+        self.net.switch.give(router.mac, port, now);
+        for ip in [IpAddr::V4(router.ipv4), IpAddr::V6(router.ipv6)] {
+            self.net.lease(ip, router.mac, port, now);
+        }
+    }
+
     /// Detaches a link. Its guest may come back on another port and go on; flows of a guest that
     /// does not are reset after a while.
     pub fn remove_port(&mut self, port: PortId, io: &mut Io<'_>) {
@@ -221,8 +232,10 @@ impl Engine {
 
     /// Does what is due, and the work that earlier calls left for want of budget.
     pub fn handle_timeout(&mut self, io: &mut Io<'_>) {
-        self.gateway.handle_timeout(&mut self.net, io);
-        self.gateway_worked();
+        if !self.net.config.switch_only {
+            self.gateway.handle_timeout(&mut self.net, io);
+            self.gateway_worked();
+        }
         self.flows.handle_timeout(&mut self.net, io);
         self.forwards.handle_timeout(&mut self.net, &mut self.flows, io);
         self.fragments.handle_timeout(io.now, &mut self.net.stats);
@@ -319,6 +332,9 @@ impl Engine {
     ) -> Result<Option<Way>, Drop> {
         let eth = EthernetFrame::new_checked(frame.data).map_err(|_| Drop::Malformed)?;
         let (src, dst) = (eth.src_addr(), eth.dst_addr());
+        if self.net.config.switch_only {
+            return self.switch(port, (src, dst), frame, io);
+        }
         if !src.is_unicast() || src == self.net.config.gateway_mac {
             return Err(Drop::Spoofed);
         }
@@ -354,6 +370,31 @@ impl Engine {
         if !dst.is_unicast() {
             self.local(port, &eth, frame, place, io)?;
         }
+        Ok(None)
+    }
+
+    /// One frame where there is nothing but the switch.
+    fn switch(
+        &mut self,
+        port: PortId,
+        (src, dst): (Mac, Mac),
+        frame: &Frame<'_>,
+        io: &mut Io<'_>,
+    ) -> Result<Option<Way>, Drop> {
+        if !src.is_unicast() {
+            return Err(Drop::Spoofed);
+        }
+        match self.net.switch.learn(src, port, io.now) {
+            Learned::Ok => {}
+            Learned::TooMany => return Err(Drop::MacLimit),
+            Learned::Refused { .. } => return Err(Drop::Spoofed),
+        }
+        if dst.is_unicast()
+            && let Some(to) = self.net.switch.port_of(dst)
+        {
+            return Ok((to != port).then(|| Way::new(frame, Claims::default(), to)));
+        }
+        self.net.switch.flood(io.links, Some(port), OutFrame::from(*frame), &mut self.net.stats);
         Ok(None)
     }
 
@@ -476,7 +517,9 @@ impl Engine {
     }
 
     fn gateway_worked(&mut self) {
-        self.gateway_timeout = self.gateway.next_timeout(&self.net);
+        if !self.net.config.switch_only {
+            self.gateway_timeout = self.gateway.next_timeout(&self.net);
+        }
     }
 
     /// Flows that wait for a guest's address go on as soon as it is known.

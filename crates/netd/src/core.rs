@@ -566,7 +566,7 @@ impl Core {
         self.leaving = leaving;
     }
 
-    fn close_link(&mut self, index: u32) {
+    pub(crate) fn close_link(&mut self, index: u32) {
         if let Some(pause) = self.ports.id(index).and_then(|link| self.paused.take_of(link)) {
             self.resume(pause, false);
         }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant as SystemInstant};
 
@@ -22,6 +23,7 @@ use crate::alarm::Alarm;
 use crate::clock::Clock;
 use crate::control::{Control, Handed, Handover};
 use crate::core::Core;
+use crate::crowd::{Admission, Crowd};
 use crate::dns;
 use crate::leases::LeaseFile;
 use crate::listener::Listeners;
@@ -33,7 +35,7 @@ use crate::tunnel::Tunnels;
 use crate::unix_path::{self, BindError, SocketPath};
 use crate::watch::{Next, Watches};
 use crate::wrappers::Wrappers;
-use crate::{DaemonError, signals};
+use crate::{DaemonError, peer, signals};
 
 /// Events that one pass takes from the system.
 const EVENTS: usize = 256;
@@ -48,6 +50,7 @@ pub struct Daemon {
     alarm: Alarm,
     core: Core,
     listeners: Listeners,
+    crowd: Option<Crowd>,
     watches: Watches,
     control: Option<Control>,
     joins: Option<Joins>,
@@ -89,6 +92,7 @@ impl Daemon {
             alarm: Alarm::new(poll.registry()),
             poll,
             listeners: Listeners::default(),
+            crowd: None,
             watches: Watches::default(),
             control: None,
             joins: None,
@@ -112,6 +116,14 @@ impl Daemon {
         Ok(self.listeners.add(self.poll.registry(), path)?)
     }
 
+    /// Lets guests with QEMU's framing connect at a socket that listens already. They may be anybody's:
+    /// there is a limit to how many of one process there are, and of all.
+    pub fn serve_crowd(&mut self, socket: UnixListener) -> Result<(), DaemonError> {
+        let added = self.listeners.adopt(self.poll.registry(), socket, None);
+        self.crowd = Some(Crowd::default());
+        added.map_err(DaemonError::io("cannot poll a listener"))
+    }
+
     /// Lets guests exchange frames with the datagram socket at `path`, each from a socket with a
     /// path of its own.
     pub fn listen_dgram(&mut self, path: &Path) -> Result<(), DaemonError> {
@@ -133,6 +145,7 @@ impl Daemon {
     pub fn add_bridge(&mut self, link: Box<dyn Link>) -> Result<(), DaemonError> {
         let (_, port) = self.core.add_link(self.wrappers.wrap(link))?;
         self.core.bridge = Some(port);
+        self.core.engine.set_uplink(port, self.core.now());
         Ok(())
     }
 
@@ -368,8 +381,18 @@ impl Daemon {
     fn accept(&mut self, index: u32) {
         while let Some(stream) = self.listeners.accept(index) {
             // A guest that cannot be served sees its connection close.
-            if let Ok(link) = StreamLink::new(stream.into()) {
-                let _ = self.add_link(Box::new(link));
+            let peer = peer::process(&stream);
+            if let Some(crowd) = &mut self.crowd {
+                match crowd.admit(peer, &self.core.ports) {
+                    Admission::Free => {}
+                    Admission::InPlaceOf(link) => self.core.close_link(link.index),
+                    Admission::Refused => continue,
+                }
+            }
+            let Ok(link) = StreamLink::new(stream.into()) else { continue };
+            let added = self.core.add_link(self.wrappers.wrap(Box::new(link)));
+            if let (Some(crowd), Ok((link, _))) = (&mut self.crowd, added) {
+                crowd.add(link, peer);
             }
         }
     }

@@ -1,6 +1,9 @@
 //! Descriptors that this process was started with and is told about by number.
 
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 
@@ -29,6 +32,23 @@ pub fn inherited(fd: RawFd) -> Result<OwnedFd, FdError> {
     // SAFETY: it is open, and was opened by whoever started this process in order to be given
     // away here; nothing else in the process knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Becomes another program, which gets `fd` as its descriptor `number`. Returns why it could not.
+pub fn exec_with(fd: OwnedFd, number: RawFd, command: &mut Command) -> io::Error {
+    if fd.as_raw_fd() == number {
+        if let Err(e) = fcntl_setfd(&fd, FdFlags::empty()) {
+            return e.into();
+        }
+    } else {
+        // SAFETY: both are plain numbers to the call; what was open at the second was inherited for
+        // the other program's use, and this one's is over.
+        let done = unsafe { libc::dup2(fd.as_raw_fd(), number) };
+        if done < 0 {
+            return io::Error::last_os_error();
+        }
+    }
+    command.exec()
 }
 
 #[cfg(test)]

@@ -23,19 +23,31 @@ pub(crate) struct Listeners {
 #[derive(Debug)]
 struct Listener {
     socket: UnixListener,
-    _path: SocketPath,
+    /// Of one that was made here.
+    _path: Option<SocketPath>,
     /// Set while connections wait that could not be accepted.
     retry: Option<SystemInstant>,
 }
 
 impl Listeners {
     pub(crate) fn add(&mut self, registry: &Registry, path: &Path) -> Result<(), BindError> {
-        let failed = |source| BindError::Io { path: path.into(), source };
-        let (socket, path) = unix_path::listen(path)?;
+        let (socket, socket_path) = unix_path::listen(path)?;
+        let added = self.adopt(registry, socket, Some(socket_path));
+        added.map_err(|source| BindError::Io { path: path.into(), source })
+    }
+
+    /// Takes over a socket that listens already.
+    pub(crate) fn adopt(
+        &mut self,
+        registry: &Registry,
+        socket: UnixListener,
+        path: Option<SocketPath>,
+    ) -> io::Result<()> {
+        socket.set_nonblocking(true)?;
         let index = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
         let token = Owner::Listener(index).token();
         let fd = socket.as_raw_fd();
-        registry.register(&mut SourceFd(&fd), token, Interest::READABLE).map_err(failed)?;
+        registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
         self.list.push(Listener { socket, _path: path, retry: None });
         Ok(())
     }

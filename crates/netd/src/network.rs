@@ -26,6 +26,11 @@ pub fn bridge_network(
     Ok(config)
 }
 
+/// A network of somebody else's, of which this is a switch.
+pub fn switch_network(mtu: u16) -> Result<Config, ConfigError> {
+    Config::switch(mtu, seed())
+}
+
 fn seed() -> [u8; 16] {
     let mut seed = [0; 16];
     // Nothing else in the process makes up for a system without randomness: guests could then

@@ -17,8 +17,14 @@ pub(crate) fn is_trusted(stream: &UnixStream) -> io::Result<bool> {
     Ok(peer.is_in_own_namespace().unwrap_or(peer.uid == 0 && own != 0))
 }
 
+/// The process that has connected, if the system tells.
+pub(crate) fn process(stream: &UnixStream) -> Option<i32> {
+    imp::process(stream)
+}
+
 #[cfg(target_os = "linux")]
 mod imp {
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::MetadataExt;
 
     use rustix::process::Pid;
@@ -28,6 +34,24 @@ mod imp {
     pub(super) struct Peer {
         pub(super) uid: u32,
         pid: Pid,
+    }
+
+    pub(super) fn process(stream: &UnixStream) -> Option<i32> {
+        let mut cred = libc::ucred { pid: 0, uid: 0, gid: 0 };
+        let mut len = libc::socklen_t::try_from(size_of::<libc::ucred>()).ok()?;
+        // SAFETY: the descriptor is open while `stream` is borrowed; the result and its length
+        // point to live variables, and the length is that of the result.
+        let result = unsafe {
+            libc::getsockopt(
+                stream.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERCRED,
+                (&raw mut cred).cast(),
+                &raw mut len,
+            )
+        };
+        // Those of another PID namespace have no number here.
+        (result == 0 && cred.pid > 0).then_some(cred.pid)
     }
 
     impl Peer {
@@ -54,6 +78,25 @@ mod imp {
 
     pub(super) struct Peer {
         pub(super) uid: u32,
+    }
+
+    pub(super) fn process(stream: &UnixStream) -> Option<i32> {
+        /// `SOL_LOCAL` of unix(4).
+        const LEVEL: libc::c_int = 0;
+        let mut pid: libc::pid_t = 0;
+        let mut len = libc::socklen_t::try_from(size_of::<libc::pid_t>()).ok()?;
+        // SAFETY: the descriptor is open while `stream` is borrowed; the result and its length
+        // point to live variables, and the length is that of the result.
+        let result = unsafe {
+            libc::getsockopt(
+                stream.as_raw_fd(),
+                LEVEL,
+                libc::LOCAL_PEERPID,
+                (&raw mut pid).cast(),
+                &raw mut len,
+            )
+        };
+        (result == 0 && pid > 0).then_some(pid)
     }
 
     impl Peer {

@@ -48,6 +48,13 @@ pub(crate) struct LinkId {
     serial: u64,
 }
 
+#[cfg(test)]
+impl LinkId {
+    pub(crate) fn of(index: u32) -> Self {
+        Self { index, serial: 0 }
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     link: Box<dyn Link>,
@@ -144,6 +151,15 @@ impl Ports {
     /// Whether a link is on the list of those to be read, or will be.
     pub(crate) fn is_ready(&self, index: u32) -> bool {
         self.links.get(index as usize).is_some_and(|entry| entry.ready || entry.paused)
+    }
+
+    /// Whether nothing has ever come from a link's guests.
+    pub(crate) fn is_silent(&self, link: LinkId) -> bool {
+        let entry = self.links.get(link.index as usize);
+        entry.is_some_and(|entry| {
+            let mut guests = entry.guests.iter().flatten();
+            guests.all(|guest| guest.traffic.from_guest.0 == 0)
+        })
     }
 
     /// Takes a link over and returns its number.

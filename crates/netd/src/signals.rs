@@ -9,7 +9,7 @@ use signal_hook::low_level::pipe;
 
 /// A descriptor that becomes readable with SIGTERM, SIGINT or SIGHUP; the last only if
 /// it was not ignored before.
-pub(crate) fn termination() -> io::Result<UnixStream> {
+pub fn termination() -> io::Result<UnixStream> {
     let (read, write) = UnixStream::pair()?;
     read.set_nonblocking(true)?;
     for signal in [SIGTERM, SIGINT, SIGHUP] {

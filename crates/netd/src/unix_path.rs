@@ -22,6 +22,10 @@ pub fn check(path: &Path) -> Result<(), BindError> {
     }
 }
 
+/// Who may connect: the owner, or with it a group.
+const OWNER: Mode = Mode::RUSR.union(Mode::WUSR);
+const GROUP: Mode = Mode::RWXG.union(Mode::XUSR);
+
 /// Why a socket could not be made at a path.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -39,7 +43,7 @@ pub enum BindError {
 
 /// A socket's path. Dropping it removes the socket, unless somebody has put another one there.
 #[derive(Debug)]
-pub(crate) struct SocketPath {
+pub struct SocketPath {
     path: PathBuf,
     /// Device and inode.
     id: (u64, u64),
@@ -57,16 +61,26 @@ impl Drop for SocketPath {
 
 /// Listens for streams at `path`.
 pub(crate) fn listen(path: &Path) -> Result<(UnixListener, SocketPath), BindError> {
-    bind(path, |path| {
-        let listener = UnixListener::bind(path)?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    })
+    bind(path, OWNER, listener)
+}
+
+/// Listens for streams of a group's members at `path`.
+pub fn listen_for_group(path: &Path, group: u32) -> Result<(UnixListener, SocketPath), BindError> {
+    let (listener, bound) = bind(path, OWNER.union(GROUP), listener)?;
+    let changed = std::os::unix::fs::lchown(path, None, Some(group));
+    changed.map_err(|source| BindError::Io { path: path.into(), source })?;
+    Ok((listener, bound))
+}
+
+fn listener(path: &Path) -> io::Result<UnixListener> {
+    let listener = UnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
 /// Binds a datagram socket to `path`.
 pub(crate) fn datagram(path: &Path) -> Result<(UnixDatagram, SocketPath), BindError> {
-    bind(path, |path| {
+    bind(path, OWNER, |path| {
         let socket = UnixDatagram::bind(path)?;
         socket.set_nonblocking(true)?;
         Ok(socket)
@@ -75,13 +89,14 @@ pub(crate) fn datagram(path: &Path) -> Result<(UnixDatagram, SocketPath), BindEr
 
 fn bind<S>(
     path: &Path,
+    mode: Mode,
     make: impl Fn(&Path) -> io::Result<S>,
 ) -> Result<(S, SocketPath), BindError> {
     check(path)?;
     let failed = |source| BindError::Io { path: path.into(), source };
     make_way(path)?;
     // The mode of a socket is set as it is made, or somebody could connect in between.
-    let before = umask(Mode::XUSR | Mode::RWXG | Mode::RWXO);
+    let before = umask(Mode::RWXU.union(Mode::RWXG).union(Mode::RWXO).difference(mode));
     let made = make(path);
     umask(before);
     let socket = made.map_err(|e| match e.kind() {
@@ -131,6 +146,16 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         drop(socket);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_group_s_socket_is_the_group_s() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let group = fs::metadata(dir.path()).unwrap().gid();
+        let (_listener, _path) = listen_for_group(&path, group).unwrap();
+        let meta = fs::metadata(&path).unwrap();
+        assert_eq!((meta.permissions().mode() & 0o777, meta.gid()), (0o770, group));
     }
 
     #[test]

@@ -55,6 +55,14 @@ impl Helper {
         Some(Self { start, attach: vmnet::attach(network), stop: vmnet::stop(network) })
     }
 
+    /// For a bridge that nobody but the caller attaches guests to. `settings` are the helper's
+    /// arguments that say what the network is.
+    pub fn for_bridge(bridge: &str, settings: &[String]) -> Self {
+        let on = |verb: &str| vec![verb.to_owned(), format!("--bridge={bridge}")];
+        let start = [on("start"), settings.to_vec()].concat();
+        Self { start, attach: on("attach"), stop: on("stop") }
+    }
+
     /// Whether there is a helper at all.
     pub fn check(&self) -> Result<(), HelperError> {
         let helper = vmnet::helper();

@@ -78,12 +78,19 @@ impl Claims {
 
 /// What a frame from a guest to other guests claims, or why no guest may send it.
 pub(crate) fn check(config: &Config, eth: &EthernetFrame<&[u8]>) -> Result<Claims, Drop> {
-    match untagged(eth.ethertype().into(), eth.payload())? {
-        (ARP, packet) => arp(config, eth.src_addr(), packet),
-        (IPV4, ip) => ipv4(config, ip),
-        (IPV6, ip) => ipv6(config, eth.src_addr(), ip),
-        _ => Ok(Claims::default()),
+    if config.switch_only {
+        return Ok(Claims::default());
     }
+    let claims = match untagged(eth.ethertype().into(), eth.payload())? {
+        (ARP, packet) => arp(config, eth.src_addr(), packet)?,
+        (IPV4, ip) => ipv4(config, ip)?,
+        (IPV6, ip) => ipv6(config, eth.src_addr(), ip)?,
+        _ => Claims::default(),
+    };
+    // What the router brings from elsewhere.
+    let routed = config.router.is_some_and(|router| router.mac == eth.src_addr());
+    let source = claims.source.filter(|ip| !routed || config.contains(*ip));
+    Ok(Claims { source, ..claims })
 }
 
 /// Whatever the hardware type says: receivers take several for Ethernet.

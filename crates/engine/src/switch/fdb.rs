@@ -16,6 +16,9 @@ use crate::time::Instant;
 /// How often the port of an address is asked whether it is still there.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often entries are looked through for old ones, at most.
+const AGE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Entries refresh at most this often, so that learning a known address writes nothing.
 const REFRESH: Duration = Duration::from_millis(500);
 
@@ -24,7 +27,11 @@ pub(super) struct Fdb {
     entries: HashMap<Mac, Entry, SeededState>,
     per_port: Vec<usize>,
     ageing: Duration,
-    max_per_port: usize,
+    /// At most, behind a guest's port and behind the one that leads to another network.
+    max: (usize, usize),
+    pub(super) uplink: Option<PortId>,
+    /// When entries were last looked through for old ones.
+    aged: Option<Instant>,
     /// Counts what has been entered, moved or removed.
     pub(super) changes: u32,
 }
@@ -51,12 +58,14 @@ pub(crate) enum Learned {
 }
 
 impl Fdb {
-    pub(super) fn new(seed: [u8; 16], ageing: Duration, max_per_port: usize) -> Self {
+    pub(super) fn new(seed: [u8; 16], ageing: Duration, max: (usize, usize)) -> Self {
         Self {
             entries: HashMap::with_hasher(SeededState::new(seed)),
             per_port: Vec::new(),
             ageing,
-            max_per_port,
+            max,
+            uplink: None,
+            aged: None,
             changes: 0,
         }
     }
@@ -87,10 +96,12 @@ impl Fdb {
             let old = entry.port;
             self.remove(mac, old);
         }
-        if self.count(port) >= self.max_per_port {
+        let is_uplink = self.uplink == Some(port);
+        let max = if is_uplink { self.max.1 } else { self.max.0 };
+        if self.count(port) >= max {
             self.age(now);
-            if self.count(port) >= self.max_per_port {
-                return Learned::TooMany;
+            if self.count(port) >= max {
+                return if is_uplink { Learned::Ok } else { Learned::TooMany };
             }
         }
         let fixed = self.count(port) == 0;
@@ -115,6 +126,9 @@ impl Fdb {
 
     pub(super) fn forget_port(&mut self, port: PortId) {
         self.changes = self.changes.wrapping_add(1);
+        if self.uplink == Some(port) {
+            self.uplink = None;
+        }
         self.entries.retain(|_, e| e.port != port);
         if let Some(count) = self.per_port.get_mut(usize::from(port.0)) {
             *count = 0;
@@ -124,6 +138,10 @@ impl Fdb {
     /// Drops what has been silent too long. Only called when room is needed: an old entry does no
     /// harm, it is corrected by the address's next frame.
     fn age(&mut self, now: Instant) {
+        if self.aged.is_some_and(|at| now.since(at) < AGE_INTERVAL) {
+            return;
+        }
+        self.aged = Some(now);
         self.changes = self.changes.wrapping_add(1);
         let (ageing, per_port) = (self.ageing, &mut self.per_port);
         self.entries.retain(|_, e| {
@@ -164,7 +182,7 @@ mod tests {
     use super::*;
 
     fn fdb() -> Fdb {
-        Fdb::new([1; 16], Duration::from_secs(300), 2)
+        Fdb::new([1; 16], Duration::from_secs(300), (2, 4))
     }
 
     fn mac(n: u8) -> Mac {
@@ -212,6 +230,17 @@ mod tests {
         assert_eq!(fdb.learn(mac(9), PortId(1), at(1)), Learned::Ok);
         assert_eq!(fdb.learn(mac(8), PortId(0), at(301)), Learned::Ok);
         assert_eq!((fdb.lookup(mac(0)), fdb.lookup(mac(1))), (Some(PortId(0)), None));
+    }
+
+    #[test]
+    fn behind_an_uplink_are_more_and_who_is_not_known_may_speak() {
+        let mut fdb = fdb();
+        fdb.uplink = Some(PortId(0));
+        for n in 0..9 {
+            assert_eq!(fdb.learn(mac(n), PortId(0), at(0)), Learned::Ok);
+        }
+        let known = (0..9).filter(|n| fdb.lookup(mac(*n)).is_some()).count();
+        assert_eq!(known, 4);
     }
 
     #[test]

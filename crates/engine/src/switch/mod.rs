@@ -24,6 +24,10 @@ const AGEING: Duration = Duration::from_secs(300);
 /// MAC addresses behind one port; a nested bridge fits, a flood of made-up addresses does not.
 const MACS_PER_PORT: usize = 128;
 
+/// MAC addresses behind the port that leads to another network. There may be more of them: what is
+/// for one that is not known goes everywhere.
+const MACS_OF_UPLINK: usize = 4096;
+
 /// What the link behind a port can do with frames sent to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PortCaps {
@@ -57,7 +61,7 @@ impl Switch {
     pub(crate) fn new(seed: [u8; 16]) -> Self {
         Self {
             ports: Vec::new(),
-            fdb: Fdb::new(seed, AGEING, MACS_PER_PORT),
+            fdb: Fdb::new(seed, AGEING, (MACS_PER_PORT, MACS_OF_UPLINK)),
             scratch: egress::Scratch::default(),
         }
     }
@@ -71,6 +75,11 @@ impl Switch {
         let port = Port { caps, to: None, elsewhere: Instant::ZERO, stuck: false };
         *self.ports.get_mut(free)? = Some(port);
         Some(id)
+    }
+
+    /// The port leads to another network.
+    pub(crate) fn set_uplink(&mut self, port: PortId) {
+        self.fdb.uplink = Some(port);
     }
 
     /// Forgets a port and the addresses behind it.

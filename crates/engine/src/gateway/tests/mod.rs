@@ -11,3 +11,4 @@ mod icmp;
 mod nd;
 mod ra;
 mod spoofing;
+mod switch_only;

@@ -1,0 +1,250 @@
+//! vmlan in the place of `socket_vmnet`: real guests on a UNIX socket, whose network is a bridge of the
+//! host's kernel, and peers that misbehave.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use vmlan_e2e::frames::{BROADCAST, ethernet};
+use vmlan_e2e::process::{Process, eventually};
+use vmlan_e2e::{As, BridgeHost, RunningGuest};
+
+const SOON: Duration = Duration::from_secs(30);
+const SOCKET: &str = "/run/net.sock";
+const PIDFILE: &str = "/run/net.pid";
+
+/// Outside, to which the host leads.
+const OUTSIDE: &str = "
+    ln -s vmlan /usr/local/bin/socket_vmnet
+    ln -s vmlan /usr/local/bin/socket_vmnet_client
+    ip netns add outside
+    ip link add up0 type veth peer name out0 netns outside
+    ip addr add 203.0.113.1/24 dev up0
+    ip link set up0 up
+    ip -n outside addr add 203.0.113.2/24 dev out0
+    ip -n outside link set out0 up
+    until [ -n \"$(ip -6 addr show dev up0 scope link -tentative)\" ]; do sleep 0.05; done
+    until [ -n \"$(ip -n outside -6 addr show dev out0 scope link -tentative)\" ]; do sleep 0.05; done
+";
+
+/// A host on which the daemon runs with these flags.
+struct Served {
+    daemon: Process,
+    host: BridgeHost,
+    before: Vec<String>,
+}
+
+impl Served {
+    #[track_caller]
+    fn new(flags: &str) -> Self {
+        let host = BridgeHost::new();
+        host.run(As::Root, OUTSIDE);
+        let before = host.listing();
+        let daemon = Self::start(&host, flags);
+        Self { daemon, host, before }
+    }
+
+    #[track_caller]
+    fn start(host: &BridgeHost, flags: &str) -> Process {
+        let line =
+            format!("exec socket_vmnet -p {PIDFILE} --socket-group=vmlan-admins {flags} {SOCKET}");
+        let daemon = Process::spawn(host.command(As::Root, &line).stdin(Stdio::null()));
+        // One that was killed has left its own.
+        host.eventually(&format!("[ \"$(cat {PIDFILE})\" = {} ]", daemon.id()));
+        daemon
+    }
+
+    fn guest(&self, name: &str) -> RunningGuest {
+        self.host.guest(&format!("socket:{SOCKET}"), name)
+    }
+
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.host.path(SOCKET)).expect("the daemon listens");
+        stream.set_read_timeout(Some(SOON)).expect("a deadline");
+        stream.set_write_timeout(Some(SOON)).expect("a deadline");
+        stream
+    }
+
+    /// Ends the daemon as Lima does, and sees that nothing is left.
+    #[track_caller]
+    fn stop(mut self) {
+        self.host.run(As::Root, &format!("pkill -F {PIDFILE}"));
+        assert!(self.daemon.wait(SOON).success(), "{}", self.daemon.stderr());
+        self.host.await_listing(&self.before);
+    }
+}
+
+/// A frame as it is on the socket.
+fn framed(frame: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(frame.len()).expect("a short frame").to_be_bytes();
+    [&length[..], frame].concat()
+}
+
+fn reaches(guest: &RunningGuest, address: &str) -> bool {
+    guest.can(&format!("ping -I lima0 -c 1 -W 2 {address} >/dev/null"))
+}
+
+#[test]
+fn guests_on_the_socket_are_on_the_bridge() {
+    let served = Served::new("--vmnet-gateway=192.168.105.1");
+    let host = &served.host;
+    assert_eq!(
+        host.run(As::Root, &format!("stat -c '%a %U %G' {SOCKET}")),
+        "770 root vmlan-admins\n"
+    );
+    let keeper = host.run(As::Root, &format!("cat {PIDFILE}"));
+    assert_eq!(keeper.trim(), served.daemon.id().to_string());
+    // Whoever has the frames has no rights, and the other one few.
+    let server = host.run(As::Root, &format!("pgrep -P {keeper}"));
+    let status = |pid: &str, field: &str| {
+        let line = host.run(As::Root, &format!("grep {field}: /proc/{}/status", pid.trim()));
+        line.split_whitespace().nth(1).expect("a value").to_owned()
+    };
+    assert_eq!((status(&server, "Uid"), status(&server, "Gid")), ("65534".into(), "65534".into()));
+    for field in ["CapInh", "CapPrm", "CapEff"] {
+        assert_eq!(status(&server, field), "0000000000000000", "{field}");
+    }
+    assert_eq!(status(&server, "NoNewPrivs"), "1");
+    assert_eq!(status(&keeper, "CapEff"), "0000000000000020", "only CAP_KILL");
+
+    let guests = ["one", "two"].map(|name| served.guest(name));
+    let [one, two] = &guests;
+    assert!(one.address.starts_with("192.168.105.") && one.address != two.address);
+    for address in ["192.168.105.1", &two.address, "203.0.113.2"] {
+        assert!(reaches(one, address), "{} to {address}", one.address);
+    }
+    host.run(As::User, &format!("ping -c 1 -W 2 {}", one.address));
+    drop(guests);
+    served.stop();
+}
+
+#[test]
+fn modes_and_their_addresses() {
+    let served = Served::new(
+        "--vmnet-mode=host --vmnet-gateway=10.9.0.1 --vmnet-dhcp-end=10.9.1.9 \
+         --vmnet-mask=255.255.254.0 --vmnet-nat66-prefix=fd00:1:2:3::",
+    );
+    let guest = served.guest("one");
+    assert!(guest.address.starts_with("10.9."), "{}", guest.address);
+    assert!(reaches(&guest, "10.9.0.1"));
+    assert!(!reaches(&guest, "203.0.113.2"));
+    served.host.run(As::Root, "ip -6 addr | grep -q fd00:1:2:3::1/64");
+    drop(guest);
+    served.stop();
+}
+
+#[test]
+fn a_killed_daemon_leaves_nothing_that_the_next_one_minds() {
+    let mut served = Served::new("");
+    let server = served.host.run(As::Root, &format!("pgrep -P {}", served.daemon.id()));
+    // The server alone: its keeper takes everything away.
+    served.host.run(As::Root, &format!("kill -9 {server}"));
+    assert!(!served.daemon.wait(SOON).success());
+    assert!(served.daemon.stderr().contains("has ended"), "{}", served.daemon.stderr());
+    served.host.await_listing(&served.before);
+    // The keeper: the server goes with it, and the next one takes over what is left.
+    let mut killed = Served::start(&served.host, "");
+    killed.signal(Signal::KILL);
+    killed.wait(SOON);
+    served.host.eventually("! pgrep -x vmlan && ! pgrep -x exe");
+    served.daemon = Served::start(&served.host, "");
+    let guest = served.guest("one");
+    assert!(reaches(&guest, "192.168.105.1"));
+    drop(guest);
+    served.stop();
+}
+
+#[test]
+fn nobody_notices_those_who_misbehave() {
+    let served = Served::new("");
+    let guests = ["one", "two"].map(|name| served.guest(name));
+    let [one, two] = &guests;
+    let closed = |stream: &mut UnixStream| loop {
+        match stream.read(&mut [0; 65536]) {
+            Ok(1..) => {}
+            // What it had not read is lost with the connection.
+            Ok(0) | Err(_) => break,
+        }
+    };
+    // Frames that are longer than any, or shorter.
+    for length in [0u32, 13, 65_554, u32::MAX] {
+        let mut stream = served.connect();
+        stream.write_all(&length.to_be_bytes()).expect("a length can be sent");
+        let _ = stream.write_all(&[0; 64]);
+        closed(&mut stream);
+    }
+    // Half a frame, and nothing more.
+    let mut half = served.connect();
+    half.write_all(&framed(&[7; 1000])[..500]).expect("half a frame can be sent");
+    // One that is gone in the middle of a frame.
+    let mut gone = served.connect();
+    gone.write_all(&[0, 0]).expect("half a length can be sent");
+    drop(gone);
+    // A guest that asks to be flooded and does not read.
+    let slow: [u8; 6] = [2, 0, 0, 0, 0, 9];
+    let mut deaf = served.connect();
+    deaf.write_all(&framed(&ethernet(BROADCAST, slow, 0x88b5, b"here"))).expect("room");
+    let mut flood = served.connect();
+    let frame = framed(&ethernet(slow, [2, 0, 0, 0, 0, 8], 0x88b5, &[0; 1400]));
+    for _ in 0..20_000 {
+        flood.write_all(&frame).expect("whoever floods is read");
+    }
+    // Connections without end: the first few of one process are let in.
+    let crowd: Vec<_> = (0..1000).map(|_| served.connect()).collect();
+    let refused = crowd.iter().filter(|stream| {
+        let mut stream = *stream;
+        stream.set_read_timeout(Some(Duration::from_millis(1))).expect("a deadline");
+        matches!(stream.read(&mut [0; 65536]), Ok(0))
+    });
+    let refused = eventually("refusals", SOON, || {
+        let refused = refused.clone().count();
+        (refused >= 980).then_some(refused)
+    });
+    println!("{refused} of {} refused", crowd.len());
+
+    // Nobody has noticed.
+    for (guest, address) in [(one, "192.168.105.1"), (one, &*two.address), (two, "203.0.113.2")] {
+        assert!(guest.can(&format!("ping -I lima0 -q -c 50 -i 0.01 -W 2 {address} | grep ' 0% '")));
+    }
+    let server = served.host.run(As::Root, &format!("pgrep -P {}", served.daemon.id()));
+    let memory = format!("awk '/VmRSS/{{print $2}}' /proc/{}/status", server.trim());
+    let memory: u32 = served.host.run(As::Root, &memory).trim().parse().expect("a number");
+    assert!(memory < 64 * 1024, "{memory} KiB");
+    let three = served.guest("three");
+    assert!(reaches(&three, &two.address));
+    drop((half, deaf, flood, crowd, guests, three));
+    served.stop();
+}
+
+#[test]
+fn the_client_gets_its_descriptor() {
+    let served = Served::new("");
+    let client = "socket_vmnet_client /run/net.sock python3 -c '
+import socket
+s = socket.socket(fileno=3)
+s.sendall(b\"\\0\\0\\0\\x10\" + b\"\\xff\" * 6 + b\"\\2\\0\\0\\0\\0\\7\" + b\"\\x88\\xb5\" + b\"hi\")
+print(s.family.name, s.type.name, s.getpeername())'";
+    let said = served.host.run(As::User, client);
+    assert_eq!(said, "AF_UNIX SOCK_STREAM /run/net.sock\n");
+    let said = served.host.fail(As::Other, client);
+    assert!(said.contains("/run/net.sock: Permission denied"), "{said}");
+    served.stop();
+}
+
+#[test]
+fn what_cannot_be_done_is_said() {
+    let host = BridgeHost::new();
+    host.run(As::Root, "ln -s vmlan /usr/local/bin/socket_vmnet");
+    for (who, line, want) in [
+        (As::User, "socket_vmnet /run/s", "only root can make such a network"),
+        (As::Root, "socket_vmnet --vmnet-mode=x /run/s", "Unknown vmnet mode \"x\""),
+        (As::Root, "socket_vmnet --socket-group=nobodys /run/s", "there is no group `nobodys`"),
+        (As::Root, "socket_vmnet --socket-group=root /etc/passwd", "not a socket"),
+    ] {
+        let said = host.fail(who, line);
+        assert!(said.contains(want), "{line}: {said}");
+    }
+    host.run(As::Root, "socket_vmnet --version | grep -q '^socket_vmnet' && socket_vmnet -h");
+}
