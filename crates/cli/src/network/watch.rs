@@ -85,5 +85,6 @@ pub(super) fn run(args: &Args) -> Result<String, Failure> {
         }
         // Until it has written its pid file, or before it is tried again.
         thread::sleep(pause);
+        managed::reap();
     }
 }

@@ -56,6 +56,7 @@ impl Managed {
             addresses: None,
             hosts: resolver.hosts,
             ipv6: resolver.ipv6,
+            plain: !resolver.enabled && resolver.dns.is_empty(),
             bridged: false,
             mac: vmlan_config::show_mac(attachment.mac),
             name: args.name.clone(),
@@ -113,6 +114,8 @@ impl Managed {
                 let (old, new) = (self.welcome.address, joined.welcome.address);
                 return Err(format!("the network has the address {new} for the guest, not {old}"));
             }
+            // The daemon before may have been a child.
+            managed::reap();
             if first {
                 // Only now: until a guest stays, the daemon may end, and the bridge with it.
                 match self.attach(card.as_fd()) {
@@ -138,12 +141,15 @@ impl Managed {
 /// What names mean to the guest: the flags are in the place of a `lima.yaml`.
 fn resolver(home: &LimaHome, args: &Args) -> Result<HostResolver, Failure> {
     let instance = Layers::load(home)?.apply(args.names.instance()?);
-    let (resolver, warnings) = HostResolver::of(&instance).map_err(|found| {
+    let (mut resolver, warnings) = HostResolver::of(&instance).map_err(|found| {
         let found: Vec<_> = found.into_iter().map(|d| d.message).collect();
         Failure::Failed(found.join("; "))
     })?;
     for warning in warnings {
         crate::tell(&warning.message);
+    }
+    if args.names.asks_resolv_conf() {
+        resolver.dns.clear();
     }
     Ok(resolver)
 }

@@ -51,6 +51,41 @@ fn traffic_flows_again_after_a_daemon_is_killed_and_old_flows_are_reset() {
     assert_ne!(lab.pid(), Some(first));
 }
 
+/// Dead processes that a process or one of its children has not seen the end of.
+fn zombies(of: u32) -> Vec<String> {
+    let stats = fs::read_dir("/proc").unwrap().flatten();
+    let stats = stats.filter_map(|p| fs::read_to_string(p.path().join("stat")).ok());
+    // Number, name, state and parent.
+    let processes: Vec<(u32, String, u32)> = stats
+        .filter_map(|stat| {
+            let (pid, rest) = stat.split_once(" (")?;
+            let (name, rest) = rest.rsplit_once(") ")?;
+            let (state, rest) = rest.split_once(' ')?;
+            let parent = rest.split_once(' ')?.0.parse().ok()?;
+            Some((pid.parse().ok()?, format!("{state} {name}"), parent))
+        })
+        .collect();
+    let is_child = |pid| processes.iter().any(|(p, _, parent)| *p == pid && *parent == of);
+    let family = processes.iter().filter(|(_, _, parent)| *parent == of || is_child(*parent));
+    family.filter(|(_, name, _)| name.starts_with('Z')).map(|(_, name, _)| name.clone()).collect()
+}
+
+#[test]
+fn a_killed_daemon_leaves_no_zombie() {
+    let lab = Lab::new();
+    // It starts the first daemon, and the process that serves its card those that follow.
+    let mut guest = Guest::start(&lab, &["--name", "a"]);
+    let ping = "until ping -q -c 1 -W 0.1 10.71.0.1 >/dev/null 2>&1; do :; done; echo back";
+    for _ in 0..3 {
+        let daemon = lab.pid().unwrap();
+        kill_process(daemon, Signal::KILL).unwrap();
+        eventually("another daemon", || lab.pid().filter(|pid| *pid != daemon));
+        assert_eq!(guest.line(ping), "back");
+        let none = || zombies(guest.child.id()).is_empty().then_some(());
+        eventually("no zombie", none);
+    }
+}
+
 /// Runs a script where `$HOME_DIR` is a file system of its own of 128 KiB.
 fn on_a_small_disk(script: &str) -> String {
     let dir = tempfile::tempdir().unwrap();

@@ -6,10 +6,10 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::WaitOptions;
 use vmlan_config::NetworkPaths;
 
 /// Longest time from the first look to a daemon that answers.
@@ -45,6 +45,7 @@ pub fn ensure(
     paths: &NetworkPaths,
     command: impl Fn() -> io::Result<Command>,
 ) -> Result<UnixStream, EnsureError> {
+    reap();
     // Most often it is there, and nobody has to wait for anybody.
     if let Some(stream) = connect(&paths.fd)? {
         return Ok(stream);
@@ -56,6 +57,7 @@ pub fn ensure(
     let mut child: Option<Child> = None;
     loop {
         if let Some(stream) = connect(&paths.fd)? {
+            STARTED.lock().unwrap_or_else(PoisonError::into_inner).extend(child);
             return Ok(stream);
         }
         let running = match &mut child {
@@ -70,7 +72,6 @@ pub fn ensure(
             if child.is_some() {
                 thread::sleep(Duration::from_millis(100));
             }
-            reap();
             child = Some(command().and_then(|mut c| c.spawn()).map_err(EnsureError::Start)?);
         }
         if Instant::now() > end {
@@ -85,9 +86,14 @@ pub fn ensure(
     }
 }
 
-/// Daemons that this process has started before and that have ended.
-fn reap() {
-    while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+/// Daemons that this process has started, until their end has been seen.
+static STARTED: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+
+/// Sees which of the daemons that this process has started have ended, so that no zombie is left.
+pub fn reap() {
+    let mut started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+    // Of those that a process before a fork has started, nothing is heard here.
+    started.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
 }
 
 /// `None` while nobody listens.

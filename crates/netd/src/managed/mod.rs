@@ -14,6 +14,6 @@ mod message;
 
 pub use client::{JoinError, Joined, ask, join, stay};
 pub use end::end;
-pub use ensure::{EnsureError, ensure, lock};
+pub use ensure::{EnsureError, ensure, lock, reap};
 pub(crate) use joins::Joins;
 pub use message::{Forwarded, Hello, Welcome};

@@ -66,6 +66,10 @@ impl Place {
         self.network.as_ref().map(|network| network.line.as_fd())
     }
 
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.network.as_ref().map(|network| network.pid)
+    }
+
     /// Starts the process again if it has died: the guest keeps its card, and connections that the
     /// new process does not know are reset as they go on.
     pub(super) fn look_after(&mut self, serve: Serve<'_>) {

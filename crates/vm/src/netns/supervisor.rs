@@ -54,6 +54,8 @@ impl<'a> Watch<'a> {
         for place in &mut self.places {
             place.look_after(self.serve);
         }
+        let own = self.places.iter().filter_map(Place::pid).chain([self.init]);
+        sys::reap_others(&own.collect::<Vec<_>>());
         self.hear_init(line)
     }
 

@@ -94,6 +94,24 @@ pub(super) fn reap(pid: i32) -> Option<Change> {
     }
 }
 
+/// Reaps children that have ended and are none of these: what the process had started before.
+pub(super) fn reap_others(known: &[i32]) {
+    loop {
+        // SAFETY: a `siginfo_t` of zeros is valid, and it is valid for the write; nothing is reaped.
+        let (found, info) = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+            (libc::waitid(libc::P_ALL, 0, &raw mut info, flags), info)
+        };
+        // SAFETY: what waitid has written tells of a child; without one, the number is 0.
+        let pid = unsafe { info.si_pid() };
+        if found != 0 || pid == 0 || known.contains(&pid) {
+            return;
+        }
+        reap(pid);
+    }
+}
+
 pub(super) fn kill(pid: i32, signal: i32) -> io::Result<()> {
     // SAFETY: plain integers.
     check(unsafe { libc::kill(pid, signal) })
