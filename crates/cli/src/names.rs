@@ -101,12 +101,7 @@ impl NameArgs {
         let options = self.options()?;
         let servers = match &options.source {
             Source::Servers(servers) => &servers[..],
-            Source::Host(_) => &[],
-            Source::ResolvConf(_) => {
-                let text = "--dns resolv.conf: the name server of a network with a daemon asks as \
-                            the host does; say which nameservers the guest is to ask itself";
-                return Err(Failure::Usage(text.into()));
-            }
+            Source::Host(_) | Source::ResolvConf(_) => &[],
         };
         if let Some(other) = servers.iter().find(|server| server.port() != PORT) {
             let text = format!("--dns {other}: the guest's own files name no port but {PORT}");
@@ -120,7 +115,7 @@ impl NameArgs {
         let hosts = hosts.map(|h| (At::nowhere(h.name.clone()), At::nowhere(target(&h.target))));
         let dns = servers.iter().map(|server| At::nowhere(server.ip().to_string()));
         let host_resolver = RawHostResolver {
-            enabled: (!servers.is_empty()).then(|| At::nowhere(false)),
+            enabled: (!matches!(options.source, Source::Host(_))).then(|| At::nowhere(false)),
             ipv6: match self.dns_ipv6 {
                 When::Auto => None,
                 When::True => Some(At::nowhere(true)),
@@ -131,6 +126,12 @@ impl NameArgs {
         };
         let host_resolver = Some(host_resolver);
         Ok(RawInstance { host_resolver, dns: Some(dns.collect()), ..RawInstance::default() })
+    }
+
+    /// Outside names are to be asked of resolv.conf's nameservers alone.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is no such guest"))]
+    pub(crate) fn asks_resolv_conf(&self) -> bool {
+        self.dns == [Dns::ResolvConf]
     }
 
     pub(crate) fn options(&self) -> Result<Options, Failure> {

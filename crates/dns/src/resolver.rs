@@ -127,6 +127,16 @@ impl Resolver {
         };
     }
 
+    /// Whether a guest's questions about outside names go to the nameservers alone, although the
+    /// machine's own way counts for others.
+    pub fn set_plain(&mut self, guest: u32, plain: bool) {
+        if plain {
+            self.core.plain.insert(guest);
+        } else {
+            self.core.plain.remove(&guest);
+        }
+    }
+
     /// The machine's search domains.
     pub fn search(&self) -> &[String] {
         self.core.servers.search()

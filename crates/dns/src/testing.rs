@@ -59,6 +59,10 @@ impl Rig {
         self.core.ipv6 = ipv6;
     }
 
+    pub fn set_plain(&mut self, guest: u32) {
+        self.core.plain.insert(guest);
+    }
+
     pub fn advance(&mut self, by: Duration) {
         self.now += by;
     }

@@ -42,6 +42,12 @@ fn nameservers_of_a_guest_are_in_its_own_file() {
     assert_eq!(said, "nameserver 192.0.2.1\nnameserver 192.0.2.2\n");
     config(&lab, "default.yaml", "hostResolver: {enabled: false}\ndns: [192.0.2.9]\n");
     assert_eq!(lab.output(&show), "nameserver 192.0.2.9\n");
+    // The network's own name server, which asks the nameservers of resolv.conf for this guest.
+    let own = "nameserver 10.71.0.3\n";
+    assert_eq!(lab.output(&[&["--dns", "resolv.conf"][..], &show].concat()), own);
+    config(&lab, "default.yaml", "hostResolver: {enabled: false}\n");
+    assert_eq!(lab.output(&show), own);
+    config(&lab, "default.yaml", "hostResolver: {enabled: false}\ndns: [192.0.2.9]\n");
     config(&lab, "override.yaml", "hostResolver: {enabled: true}\n");
     let error = String::from_utf8(lab.run(&show).output().unwrap().stderr).unwrap();
     assert!(error.contains("field `dns` must be empty when"), "{error}");

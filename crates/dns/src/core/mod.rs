@@ -9,7 +9,7 @@ mod known;
 mod lookup;
 mod question;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -88,6 +88,8 @@ pub(crate) struct Core {
     pub(crate) ipv6: bool,
     /// The same for guests that want it otherwise.
     pub(crate) ipv6_of: HashMap<u32, bool>,
+    /// Guests for which the machine's own way does not count.
+    pub(crate) plain: HashSet<u32>,
     pub(crate) answers: Answers<Client>,
     pub(crate) steps: Vec<Step>,
     pub(crate) questions: Slab<Question>,
@@ -115,6 +117,7 @@ impl Core {
             host: None,
             ipv6: true,
             ipv6_of: HashMap::new(),
+            plain: HashSet::new(),
             answers: Answers::default(),
             steps: Vec::new(),
             questions: Slab::new(),
@@ -170,7 +173,8 @@ impl Core {
             return own(&mut self.answers, asker, query, &names::Found::Elsewhere(alias));
         }
         let target = alias.last().map_or(name, |target| Hashed::new(target));
-        if let Some(host) = &self.host {
+        let plain = self.plain.contains(&asker.guest);
+        if let Some(host) = self.host.as_ref().filter(|_| !plain) {
             let address = if kind == PTR { name::reverse(target.name) } else { None };
             let listed = match (kind, address) {
                 (A | AAAA | ANY, _) => host.hosts.addresses(target).map(Known::Addresses),

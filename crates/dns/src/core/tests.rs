@@ -96,6 +96,33 @@ const ALL: [RecordType; 12] = [
 ];
 
 #[test]
+fn a_plain_guest_asks_nameserver_and_nothing_else_of_the_machine() {
+    let mut rig = rig(&[("own.test", "10.0.0.9")]);
+    rig = rig.with_host("10.0.0.1 listed.test\n", "hosts: files custom dns\n");
+    rig.set_plain(7);
+    let mut ask_as = |guest, text: &str| {
+        rig.query(1, guest, &ask(5, text, RecordType::A, None), true);
+        match rig.todo.pop_front() {
+            Some(Todo::Ask(number, message)) => {
+                assert!(rig.reply(number, &replied(&message, 1), false));
+                rig.next_answer().2
+            }
+            Some(Todo::Look(_)) => Origin::Native,
+            None => rig.next_answer().2,
+        }
+    };
+    assert_eq!(ask_as(1, "listed.test"), Origin::HostsFile);
+    assert_eq!(ask_as(1, "other.test"), Origin::Native);
+    for name in ["listed.test", "other.test"] {
+        assert_eq!(ask_as(7, name), Origin::Upstream(SERVER), "{name}");
+        assert_eq!(ask_as(7, name), Origin::Cache, "{name}");
+    }
+    assert_eq!(ask_as(7, "own.test"), Origin::Static);
+    // What one guest was answered is not what another is.
+    assert_eq!(ask_as(1, "listed.test"), Origin::HostsFile);
+}
+
+#[test]
 fn own_names_never_leak_whatever_the_type() {
     let mut rig =
         rig(&[("host.lima.internal", "192.168.5.2"), ("a.test", "b.test"), ("b.test", "a.test")]);

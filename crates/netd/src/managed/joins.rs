@@ -255,6 +255,7 @@ impl Guest {
         }
         if let Some(link) = self.link {
             core.sockets.resolver().set_ipv6_of(self.port.0.into(), None);
+            core.sockets.resolver().set_plain(self.port.0.into(), false);
             core.let_go(link);
         }
     }
@@ -287,6 +288,7 @@ fn welcome(
     let (link, port) = if let Some(card) = card {
         let (link, port) = core.add_link(open(core, wrappers, card)?).map_err(|e| e.to_string())?;
         core.sockets.resolver().set_ipv6_of(port.0.into(), hello.ipv6);
+        core.sockets.resolver().set_plain(port.0.into(), hello.plain);
         (Some(link), port)
     } else if hello.bridged {
         (None, core.bridge.ok_or("the network has no bridge")?)

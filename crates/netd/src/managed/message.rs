@@ -28,6 +28,10 @@ pub struct Hello {
     /// Whether outside names have IPv6 addresses for the guest; by default as the host has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<bool>,
+    /// Outside names are asked of the nameservers that the host's resolv.conf lists, and of nothing else
+    /// of the host's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub plain: bool,
     /// The guest's card is on the network's bridge: it stays without handing one over.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub bridged: bool,
