@@ -1,6 +1,7 @@
 //! Questions over UDP. Each nameserver is asked from a handful of sockets that are connected to it,
 //! so that nobody else can answer, with ids and source ports that cannot be foreseen (RFC 5452).
 
+use std::cmp::Reverse;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -151,8 +152,8 @@ impl Udp {
             return false;
         }
         let mut queued = std::mem::take(&mut self.queued);
-        // Those of one length go together.
-        queued.sort_unstable_by_key(|queued| (queued.way.socket(), queued.len));
+        // Those of one length go together, and one that is shorter behind them.
+        queued.sort_unstable_by_key(|queued| (queued.way.socket(), Reverse(queued.len)));
         let runs = queued.chunk_by(|one, other| one.way.socket() == other.way.socket());
         for run in runs.flat_map(|run| run.chunks(MOST)) {
             self.send(core, lanes, run, lost);
