@@ -256,7 +256,7 @@ pub trait Host {
     fn datagram_errors(&mut self, sock: SockId, each: &mut dyn FnMut(IcmpError<'_>));
 
     /// Asks the host's name service for the guest at a port. The answer comes through
-    /// [`Engine::handle_dns_answer`](crate::Engine::handle_dns_answer) with the same token, at most
+    /// [`Engine::handle_dns_answers`](crate::Engine::handle_dns_answers) with the same token, at most
     /// once, maybe never.
     fn dns_query(&mut self, token: Token, guest: PortId, message: &[u8]);
 }

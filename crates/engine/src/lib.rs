@@ -5,7 +5,7 @@
 //!
 //! The doors, in the order a loop uses them:
 //! - *frames*: [`Engine::handle_frames`], [`Engine::handle_port_writable`]
-//! - *host events*: [`Engine::handle_host`], [`Engine::handle_dns_answer`]
+//! - *host events*: [`Engine::handle_host`], [`Engine::handle_dns_answers`]
 //! - *commands*: ports and forwards added and removed, [`Engine::dial`] and [`Engine::relay`] for
 //!   whoever carries clients of the host to guests by itself, [`Engine::shutdown`]
 //! - *time*: [`Engine::handle_timeout`], to be called at [`Engine::next_timeout`]
@@ -67,6 +67,8 @@ pub struct Engine {
     gateway: Gateway,
     /// When the gateway has something to do: asked for in every pass of a loop, and seldom another.
     gateway_timeout: Option<Instant>,
+    /// The gateway was given a frame of the batch at hand.
+    gateway_asked: bool,
     flows: Flows,
     forwards: Forwards,
     fragments: Reassembler,
@@ -78,6 +80,7 @@ impl Engine {
         Self {
             gateway: Gateway::new(&config, now),
             gateway_timeout: None,
+            gateway_asked: false,
             flows: Flows::new(&config, now),
             forwards: Forwards::new(),
             fragments: Reassembler::new(seed),
@@ -196,6 +199,9 @@ impl Engine {
         self.flows.tcp.end_of_batch(&mut self.net, io, batch);
         self.flows.udp.end_of_batch(&mut self.net, io, batch);
         self.tell_learned(io);
+        if std::mem::take(&mut self.gateway_asked) {
+            self.gateway_worked();
+        }
         waiting
     }
 
@@ -224,9 +230,14 @@ impl Engine {
         }
     }
 
-    /// The answer to a query that the engine sent by [`Host::dns_query`].
-    pub fn handle_dns_answer(&mut self, token: Token, message: &[u8], io: &mut Io<'_>) {
-        self.gateway.dns_answer(&mut self.net, io, token, message);
+    /// Answers to queries that the engine sent by [`Host::dns_query`]. Those to one endpoint in a
+    /// row leave together.
+    pub fn handle_dns_answers<'a>(
+        &mut self,
+        answers: impl IntoIterator<Item = (Token, &'a [u8])>,
+        io: &mut Io<'_>,
+    ) {
+        self.gateway.dns_answers(&mut self.net, io, answers);
         self.gateway_worked();
     }
 
@@ -422,9 +433,8 @@ impl Engine {
     ) -> Result<(), Drop> {
         match eth.ethertype() {
             EthernetProtocol::Arp => {
-                let answered = self.gateway.arp(&mut self.net, io, port, eth);
-                self.gateway_worked();
-                answered
+                self.gateway_asked = true;
+                self.gateway.arp(&mut self.net, io, port, eth)
             }
             EthernetProtocol::Ipv4 | EthernetProtocol::Ipv6 => {
                 let packet = Packet::parse(port, eth, frame)?;
@@ -476,9 +486,8 @@ impl Engine {
         io: &mut Io<'_>,
     ) -> Result<(), Drop> {
         if self.gateway.wants(&self.net, packet) {
-            let handled = self.gateway.handle(&mut self.net, io, packet);
-            self.gateway_worked();
-            return handled;
+            self.gateway_asked = true;
+            return self.gateway.handle(&mut self.net, io, packet);
         }
         if packet.src.is_unspecified() || !packet.dst_is_unicast() {
             // Broadcast and multicast are between guests; the switch has done its part.

@@ -476,18 +476,22 @@ impl Core {
         self.sockets.flush_dns(self.now);
         let mut answers = std::mem::take(&mut self.dns_answers);
         std::mem::swap(&mut answers, self.sockets.dns_answers());
-        for answer in answers.iter() {
-            if answer.to & TUNNEL_QUERY != 0 {
-                self.resolved.push((answer.to, answer.message.to_vec()));
-                continue;
-            }
-            if answer.to & ASKED != 0 {
-                let (number, message) = (answer.to, answer.message.to_vec());
-                self.answered.push(Resolved { number, origin: answer.origin, message });
-                continue;
-            }
+        if !answers.is_empty() {
+            let (resolved, answered) = (&mut self.resolved, &mut self.answered);
             let (engine, mut io) = engine!(self);
-            engine.handle_dns_answer(Token(answer.to), answer.message, &mut io);
+            let of_guests = answers.iter().filter_map(|answer| {
+                if answer.to & TUNNEL_QUERY != 0 {
+                    resolved.push((answer.to, answer.message.to_vec()));
+                    return None;
+                }
+                if answer.to & ASKED != 0 {
+                    let (number, message) = (answer.to, answer.message.to_vec());
+                    answered.push(Resolved { number, origin: answer.origin, message });
+                    return None;
+                }
+                Some((Token(answer.to), answer.message))
+            });
+            engine.handle_dns_answers(of_guests, &mut io);
         }
         answers.clear();
         self.dns_answers = answers;

@@ -301,7 +301,7 @@ impl World {
             match event {
                 HostEvent::Ready(token, ready) => self.engine.handle_host(token, ready, &mut io),
                 HostEvent::DnsAnswer(token, message) => {
-                    self.engine.handle_dns_answer(token, &message, &mut io);
+                    self.engine.handle_dns_answers([(token, &message[..])], &mut io);
                 }
             }
         }

@@ -5,15 +5,17 @@
 //! Queries that wait for an answer are bounded for each port and in total, and given up after a
 //! while: then the guest's resolver has given up too, or asked again.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
 use slab::Slab;
 use smoltcp::wire::IpProtocol;
 use vmlan_wire::Mac;
 
 use super::udp;
 use crate::flow::Origin;
+use crate::flow::udp::{Path, Replies};
 use crate::io::{Io, PortId, Token};
 use crate::net::{IpHeader, Net};
 use crate::packet::{Packet, is_unicast};
@@ -27,6 +29,9 @@ const PENDING: usize = 8192;
 const PENDING_PER_PORT: u16 = 2048;
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// Answers handed on at once.
+const RUN: usize = 32;
+
 const HEADER: usize = 12;
 /// QR, in the third byte of the header: this is an answer.
 const ANSWER: u8 = 0x80;
@@ -38,6 +43,7 @@ pub(super) struct Dns {
     generation: u32,
     timers: TimerWheel,
     expired: Vec<u32>,
+    replies: Replies,
 }
 
 /// Where an answer has to go.
@@ -46,7 +52,7 @@ struct Pending {
     token: Token,
     port: PortId,
     mac: Mac,
-    guest: (IpAddr, u16),
+    guest: SocketAddr,
     /// The address that was asked.
     server: IpAddr,
     tos: u8,
@@ -60,6 +66,7 @@ impl Dns {
             generation: 0,
             timers: TimerWheel::new(now),
             expired: Vec::new(),
+            replies: Replies::default(),
         }
     }
 
@@ -84,26 +91,44 @@ impl Dns {
         Ok(())
     }
 
-    /// Gives the guest its answer. One that nobody waits for is dropped.
-    pub(super) fn answer(&mut self, net: &mut Net, io: &mut Io<'_>, token: Token, message: &[u8]) {
+    /// Gives guests their answers. One that nobody waits for is dropped.
+    pub(super) fn answer<'a>(
+        &mut self,
+        net: &mut Net,
+        io: &mut Io<'_>,
+        answers: impl IntoIterator<Item = (Token, &'a [u8])>,
+    ) {
+        let mut run: ArrayVec<(Path, &[u8]), RUN> = ArrayVec::new();
+        for (token, message) in answers {
+            let Some(pending) = self.take(token, net) else {
+                net.stats.drop(Drop::NoFlow);
+                continue;
+            };
+            let Some(header) = udp::header(PORT, pending.guest.port(), message) else {
+                net.stats.drop(Drop::TooBig);
+                continue;
+            };
+            if pending.tos != 0 {
+                let mut ip = IpHeader::new(pending.server, pending.guest.ip(), IpProtocol::Udp);
+                ip.tos = pending.tos;
+                net.send_ip(io, pending.mac, &ip, &header, message);
+                continue;
+            }
+            if run.is_full() {
+                self.replies.send(net, io.links, run.drain(..));
+            }
+            let from = SocketAddr::new(pending.server, PORT);
+            run.push((Path { from, guest: pending.guest, mac: pending.mac }, message));
+        }
+        self.replies.send(net, io.links, run.drain(..));
+    }
+
+    /// Who waits for an answer, if he is still there: one to a guest that has left must not be
+    /// flooded to the others.
+    fn take(&mut self, token: Token, net: &Net) -> Option<Pending> {
         let slot = token.index() as usize;
-        if self.pending.get(slot).is_none_or(|p| p.token != token) {
-            net.stats.drop(Drop::NoFlow);
-            return;
-        }
-        let Some(pending) = self.forget(slot) else { return };
-        // A guest that has left must not have its answer flooded to the others.
-        if net.port_of(pending.mac).is_none() {
-            net.stats.drop(Drop::NoFlow);
-            return;
-        }
-        let Some(header) = udp::header(PORT, pending.guest.1, message) else {
-            net.stats.drop(Drop::TooBig);
-            return;
-        };
-        let mut ip = IpHeader::new(pending.server, pending.guest.0, IpProtocol::Udp);
-        ip.tos = pending.tos;
-        net.send_ip(io, pending.mac, &ip, &header, message);
+        self.pending.get(slot).filter(|pending| pending.token == token)?;
+        self.forget(slot).filter(|pending| net.port_of(pending.mac).is_some())
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant, net: &mut Net) {
@@ -142,7 +167,7 @@ impl Dns {
             token,
             port: packet.port,
             mac: packet.src_mac,
-            guest: (packet.src, from),
+            guest: SocketAddr::new(packet.src, from),
             server: packet.dst,
             tos: packet.tos,
         });

@@ -130,14 +130,13 @@ impl Gateway {
         }
     }
 
-    pub(crate) fn dns_answer(
+    pub(crate) fn dns_answers<'a>(
         &mut self,
         net: &mut Net,
         io: &mut Io<'_>,
-        token: Token,
-        message: &[u8],
+        answers: impl IntoIterator<Item = (Token, &'a [u8])>,
     ) {
-        self.dns.answer(net, io, token, message);
+        self.dns.answer(net, io, answers);
     }
 
     pub(crate) fn handle_timeout(&mut self, net: &mut Net, io: &mut Io<'_>) {

@@ -46,7 +46,7 @@ use held::Held;
 use inbound::Inbound;
 use recent::Recent;
 pub use relay::{RelayId, Relayed};
-use reply::{Path, Replies};
+pub(crate) use reply::{Path, Replies};
 
 /// Length of a UDP header.
 const HEADER: usize = 8;

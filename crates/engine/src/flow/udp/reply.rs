@@ -22,16 +22,16 @@ const RUN: usize = 32;
 
 /// Who talks to whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Path {
+pub(crate) struct Path {
     /// As the guest knows the sender.
-    pub(super) from: SocketAddr,
-    pub(super) guest: SocketAddr,
-    pub(super) mac: Mac,
+    pub(crate) from: SocketAddr,
+    pub(crate) guest: SocketAddr,
+    pub(crate) mac: Mac,
 }
 
 /// Makes and sends frames with datagrams for guests.
 #[derive(Debug, Default)]
-pub(super) struct Replies {
+pub(crate) struct Replies {
     template: Option<Template>,
 }
 
@@ -47,7 +47,7 @@ struct Template {
 impl Replies {
     /// Sends datagrams that came in together, each with its path; those without one have been
     /// counted already. False if the link had no room for all.
-    pub(super) fn send<'d>(
+    pub(crate) fn send<'d>(
         &mut self,
         net: &mut Net,
         links: &mut dyn Links,

@@ -18,7 +18,7 @@ fn query(n: u8, from: u16, server: impl Into<IpAddr>, message: &[u8]) -> Vec<u8>
 }
 
 fn answer(world: &mut World, token: Token, message: &[u8]) {
-    world.io(|engine, io| engine.handle_dns_answer(token, message, io));
+    world.io(|engine, io| engine.handle_dns_answers([(token, message)], io));
 }
 
 #[test]
@@ -69,6 +69,29 @@ fn an_answer_is_given_once_and_only_to_its_question() {
     assert_eq!(world.dropped(Drop::NoFlow), 2);
     answer(&mut world, second, b"an answer, 2");
     assert_eq!(be16(&Parsed::new(&world.one(port)).payload, 2), 1001);
+}
+
+#[test]
+fn answers_that_come_together_leave_together_each_to_its_guest() {
+    let mut world = World::new();
+    let (port, other) = (world.attach(), world.attach());
+    for from in 1000..1040 {
+        world.send(port, &query(1, from, DNS, QUERY));
+    }
+    world.send(other, &query(2, 2000, GATEWAY, QUERY));
+    let tokens: Vec<Token> = world.host.queries.drain(..).map(|q| q.0).collect();
+    let answers = tokens.iter().map(|token| (*token, &b"an answer"[..]));
+    let stale = [(Token(u64::MAX >> 2), &b"to nothing"[..]), (tokens[0], b"once more")];
+    let before = world.links.calls;
+    let answers = answers.clone().take(1).chain(stale).chain(answers.skip(1));
+    world.io(|engine, io| engine.handle_dns_answers(answers, io));
+    assert_eq!(world.links.calls - before, 3, "32, 8, and the other guest's");
+    let to: Vec<u16> =
+        world.sent(port).iter().map(|frame| be16(&Parsed::new(frame).payload, 2)).collect();
+    assert_eq!(to, (1000..1040).collect::<Vec<u16>>());
+    let sent = Parsed::new(&world.one(other));
+    assert_eq!((sent.src, be16(&sent.payload, 2)), (GATEWAY.into(), 2000));
+    assert_eq!(world.dropped(Drop::NoFlow), 2);
 }
 
 #[test]

@@ -139,7 +139,7 @@ fn damaged_frames_do_no_harm() {
             world.pass(Duration::from_millis(rng.below(500) as u64));
             let queries = std::mem::take(&mut world.host.queries);
             for (token, message) in queries {
-                world.io(|engine, io| engine.handle_dns_answer(token, &message, io));
+                world.io(|engine, io| engine.handle_dns_answers([(token, &message[..])], io));
             }
             world.sent(port);
             world.sent(other);
