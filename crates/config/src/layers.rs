@@ -7,34 +7,61 @@ use std::path::Path;
 
 use crate::file::FileError;
 use crate::home::LimaHome;
+use crate::instance::{InstanceConfig, Read};
 use crate::raw::{At, Entries, RawEntry, RawHostResolver, RawInstance};
-use crate::source::Source;
+use crate::source::{Report, Source};
+use crate::yaml::Places;
 
 /// What holds for every instance of a home.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Layers {
     pub default: RawInstance,
     pub overriding: RawInstance,
+    /// The texts of both.
+    default_text: Option<Source>,
+    overriding_text: Option<Source>,
 }
 
 impl Layers {
     /// Reads both files, where they are.
     pub fn load(home: &LimaHome) -> Result<Self, FileError> {
-        Ok(Self { default: read(&home.default_yaml())?, overriding: read(&home.override_yaml())? })
+        let (default, default_text) = read(&home.default_yaml())?;
+        let (overriding, overriding_text) = read(&home.override_yaml())?;
+        Ok(Self { default, overriding, default_text, overriding_text })
+    }
+
+    /// The machine of the instance whose own file is `own` and whose directory is `dir`. What is
+    /// wrong in one of the files is told of that file.
+    pub fn machine(&self, own: &Source, dir: &Path) -> Result<Read, Report> {
+        let default = checked(self.default_text.as_ref(), dir)?;
+        let overriding = checked(self.overriding_text.as_ref(), dir)?;
+        InstanceConfig::layered(default, own, overriding, dir)
     }
 
     /// What is in force for an instance whose own file says `own`. Places that are not in that file
     /// are forgotten.
     pub fn apply(&self, own: RawInstance) -> RawInstance {
-        merge(merge(self.default.clone().nowhere(), own), self.overriding.clone().nowhere())
+        merge(merge(nowhere(self.default.clone()), own), nowhere(self.overriding.clone()))
     }
 }
 
-fn read(path: &Path) -> Result<RawInstance, FileError> {
+/// The text of a layer in which nothing is wrong.
+fn checked<'a>(layer: Option<&'a Source>, dir: &Path) -> Result<&'a str, Report> {
+    match layer {
+        Some(source) => InstanceConfig::parse(source, dir).map(|_| source.text()),
+        None => Ok(""),
+    }
+}
+
+fn read(path: &Path) -> Result<(RawInstance, Option<Source>), FileError> {
     match fs::read_to_string(path) {
-        Ok(text) => RawInstance::parse(&Source::new(path, text))
-            .map_err(|report| FileError::Report(Box::new(report))),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(RawInstance::default()),
+        Ok(text) => {
+            let source = Source::new(path, text);
+            let raw = RawInstance::parse(&source);
+            let raw = raw.map_err(|report| FileError::Report(Box::new(report)))?;
+            Ok((raw, Some(source)))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok((RawInstance::default(), None)),
         Err(source) => Err(FileError::Read { path: path.into(), source }),
     }
 }
@@ -98,36 +125,9 @@ fn merge_resolvers(under: RawHostResolver, over: RawHostResolver) -> RawHostReso
     }
 }
 
-impl RawInstance {
-    /// The same without places, which would be taken for places in another file.
-    fn nowhere(mut self) -> Self {
-        fn forget<T>(at: &mut Option<At<T>>) {
-            if let Some(at) = at {
-                at.span = None;
-            }
-        }
-        for entry in self.networks.iter_mut().flatten() {
-            entry.span = None;
-            let RawEntry { lima, socket, vz_nat, mac_address, interface, metric, unknown } =
-                &mut entry.value;
-            [lima, socket, mac_address, interface].into_iter().for_each(forget);
-            forget(vz_nat);
-            forget(metric);
-            unknown.clear();
-        }
-        if let Some(RawHostResolver { enabled, ipv6, hosts, unknown }) = &mut self.host_resolver {
-            [enabled, ipv6].into_iter().for_each(forget);
-            for (name, target) in hosts.iter_mut().flat_map(|hosts| &mut hosts.0) {
-                (name.span, target.span) = (None, None);
-            }
-            unknown.clear();
-        }
-        for server in self.dns.iter_mut().flatten() {
-            server.span = None;
-        }
-        self.unknown.clear();
-        self
-    }
+fn nowhere<T: Places>(mut raw: T) -> T {
+    raw.forget();
+    raw
 }
 
 #[cfg(test)]
@@ -139,7 +139,8 @@ mod tests {
     }
 
     fn merged(default: &str, own: &str, overriding: &str) -> RawInstance {
-        let layers = Layers { default: instance(default), overriding: instance(overriding) };
+        let (default, overriding) = (instance(default), instance(overriding));
+        let layers = Layers { default, overriding, ..Layers::default() };
         layers.apply(instance(own))
     }
 
@@ -189,12 +190,59 @@ mod tests {
     fn files_that_are_not_there_say_nothing_and_wrong_ones_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let home = LimaHome::new(dir.path()).unwrap();
-        assert_eq!(Layers::load(&home).unwrap(), Layers::default());
+        let none = Layers::load(&home).unwrap();
+        assert_eq!((none.default, none.overriding), Default::default());
         fs::create_dir(dir.path().join("_config")).unwrap();
         fs::write(home.default_yaml(), "cpus: 4\ndns: [1.1.1.1]\n").unwrap();
         assert_eq!(Layers::load(&home).unwrap().default.dns.unwrap().len(), 1);
         fs::write(home.override_yaml(), "dns: 5\n").unwrap();
         let error = Layers::load(&home).unwrap_err().to_string();
         assert!(error.contains("_config/override.yaml:1:6"), "{error}");
+    }
+
+    fn machine(default: &str, own: &str, overriding: &str) -> Result<Read, String> {
+        let layer = |name: &str, text: &str| Some(Source::new(name, text));
+        let layers = Layers {
+            default_text: layer("default.yaml", default),
+            overriding_text: layer("override.yaml", overriding),
+            ..Layers::default()
+        };
+        let own = Source::new("lima.yaml", own);
+        layers.machine(&own, Path::new("/i")).map_err(|report| report.to_string())
+    }
+
+    #[test]
+    fn machines_are_merged() {
+        let read = machine(
+            "cpus: 1\nmemory: 1GiB\nimages: [{location: /d}]\nenv: {A: d, B: d}\nssh: {localPort: 2222}\n\
+             caCerts: {removeDefaults: true, files: [/a, /b]}\nprovision: [{script: d}]\n\
+             portForwards: [{guestPort: 1}]",
+            "cpus: 2\nmemory: 2GiB\nimages: [{location: /y}]\nenv: {B: y, C: y}\nssh: {loadDotSSHPubKeys: true}\n\
+             caCerts: {files: [/b, /c]}\nprovision: [{script: y}]\nplain: true\nmounts: []\n\
+             portForwards: [{guestPort: 2}]",
+            "cpus: 3\nenv: {C: o}\nimages: [{location: /o}]\nprovision: [{script: o}]",
+        );
+        let Read { config, warnings } = read.unwrap();
+        assert_eq!((config.cpus, config.memory), (Some(3), Some(2 << 30)));
+        let images: Vec<_> = config.images.iter().map(|image| &*image.disk.location).collect();
+        assert_eq!(images, ["/o", "/y", "/d"]);
+        let env: Vec<_> = config.env.iter().map(|(name, value)| (&**name, &**value)).collect();
+        assert_eq!(env, [("A", "d"), ("B", "y"), ("C", "o")]);
+        assert_eq!((config.ssh_port, config.load_public_keys), (Some(2222), true));
+        assert!(config.plain && config.ca_certs.remove_defaults);
+        assert_eq!(config.ca_certs.files, ["/a", "/b", "/c"].map(std::path::PathBuf::from));
+        let scripts: Vec<_> = config.provision.iter().map(|script| &*script.script).collect();
+        assert_eq!(scripts, ["o", "y", "d"]);
+        // Of the own file, and not lost under the others.
+        assert!(warnings.unwrap().to_string().contains("lima.yaml:9:1"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_of_the_file_in_which_it_is() {
+        assert!(machine("cpus: 0", "cpus: 1", "").unwrap_err().contains("default.yaml:1:7"));
+        assert!(machine("", "cpus: 0", "").unwrap_err().contains("lima.yaml:1:7"));
+        assert!(machine("", "cpus: 0", "memory: x").unwrap_err().contains("override.yaml:1:9"));
+        assert!(machine("", "", "cpu: 1").unwrap_err().contains("override.yaml:1:1"));
+        assert_eq!(machine("", "", "").unwrap().config.cpus, None);
     }
 }

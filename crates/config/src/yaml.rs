@@ -112,6 +112,56 @@ impl<T: JsonSchema> JsonSchema for Entries<T> {
     }
 }
 
+/// What was read from a file, and can be had without the places in it.
+pub(crate) trait Places {
+    /// Forgets where everything stands, and the keys that mean nothing: in a report about another
+    /// file, both would be taken for that one's.
+    fn forget(&mut self);
+}
+
+/// A mapping that can be laid over another one.
+pub(crate) trait Layer {
+    /// Every key as it is here, or else as it is in `under`.
+    fn or(self, under: Self) -> Self;
+}
+
+impl<T: Places> Places for At<T> {
+    fn forget(&mut self) {
+        self.span = None;
+        self.value.forget();
+    }
+}
+
+impl<T: Places> Places for Option<T> {
+    fn forget(&mut self) {
+        self.iter_mut().for_each(T::forget);
+    }
+}
+
+impl<T: Places> Places for Vec<T> {
+    fn forget(&mut self) {
+        self.iter_mut().for_each(T::forget);
+    }
+}
+
+impl<T: Places> Places for Entries<T> {
+    fn forget(&mut self) {
+        for (key, value) in &mut self.0 {
+            key.forget();
+            value.forget();
+        }
+    }
+}
+
+macro_rules! without_places {
+    ($($Type:ty),*) => {
+        $( impl Places for $Type {
+            fn forget(&mut self) {}
+        } )*
+    };
+}
+without_places!(bool, i64, u32, String);
+
 /// Makes a raw type of a mapping: every key is optional, and a key that is none of these is kept
 /// by name, so that a warning can say where it stands.
 macro_rules! raw {
@@ -161,6 +211,22 @@ macro_rules! raw {
                 }
 
                 from.deserialize_map(RawVisitor)
+            }
+        }
+
+        impl $crate::yaml::Places for $Type {
+            fn forget(&mut self) {
+                $( $crate::yaml::Places::forget(&mut self.$field); )*
+                self.unknown.clear();
+            }
+        }
+
+        impl $crate::yaml::Layer for $Type {
+            fn or(self, under: Self) -> Self {
+                Self {
+                    $( $field: self.$field.or(under.$field), )*
+                    unknown: under.unknown.into_iter().chain(self.unknown).collect(),
+                }
             }
         }
 

@@ -2,6 +2,7 @@
 //! to be reached on the host. Its networks and names are [`crate::raw::RawInstance`]'s.
 
 pub mod forwards;
+mod layers;
 pub mod raw;
 mod resolve_forward;
 mod size;
@@ -10,7 +11,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use self::forwards::Forwards;
-use self::raw::{RawCaCerts, RawFile, RawForward, RawImage, RawMachine, RawProvision};
+use self::raw::{
+    RawCaCerts, RawFile, RawForward, RawImage, RawKernel, RawMachine, RawProvision, RawSsh,
+};
 use crate::networks::unknown_field;
 use crate::raw::RawInstance;
 use crate::source::{Diagnostic, Report, Severity, Source, Span};
@@ -139,8 +142,19 @@ impl InstanceConfig {
     /// Reads what a `lima.yaml` says about the machine whose directory is `dir`. All errors are
     /// told at once.
     pub fn parse(source: &Source, dir: &Path) -> Result<Read, Report> {
+        Self::layered("", source, "", dir)
+    }
+
+    /// The same with what holds for all instances: texts in which nothing is wrong.
+    pub(crate) fn layered(
+        default: &str,
+        source: &Source,
+        overriding: &str,
+        dir: &Path,
+    ) -> Result<Read, Report> {
         let report = |diagnostics| Report { file: source.clone(), diagnostics };
-        let raw: RawMachine = yaml::parse(source.text()).map_err(|e| report(vec![e]))?;
+        let parse = |text| yaml::parse::<RawMachine>(text).map_err(|e| report(vec![e]));
+        let raw = layers::apply(parse(default)?, parse(source.text())?, parse(overriding)?);
         let mut resolve = Resolve::default();
         let config = resolve.machine(raw, dir);
         let found = resolve.found;
@@ -206,6 +220,7 @@ impl Resolve {
         let entries = raw.port_forwards.unwrap_or_default();
         let forwards = self.forwards(&entries, dir);
         let ssh = raw.ssh.unwrap_or_default();
+        self.without_effect(&ssh.unknown, RawSsh::KEYS, " of `ssh`");
         let port = ssh.local_port.as_ref().filter(|at| at.value != 0);
         let ssh_port = port.and_then(|at| match u16::try_from(at.value) {
             Ok(port) => Some(port),
@@ -214,6 +229,8 @@ impl Resolve {
                 None
             }
         });
+        let certs = raw.ca_certs.unwrap_or_default();
+        self.without_effect(&certs.unknown, RawCaCerts::KEYS, " of `caCerts`");
         let env = raw.env.unwrap_or_default().0;
         let arch = arch?;
         let of_arch = images.into_iter().flatten().filter(|(of, _)| *of == arch);
@@ -229,7 +246,7 @@ impl Resolve {
             load_public_keys: ssh.load_dot_ssh_pub_keys.is_some_and(|at| at.value),
             env: env.into_iter().map(|(name, text)| (name.value, text.value)).collect(),
             propagate_proxy_env: raw.propagate_proxy_env.is_none_or(|at| at.value),
-            ca_certs: ca_certs(raw.ca_certs.unwrap_or_default()),
+            ca_certs: ca_certs(certs),
             provision: self.provision(raw.provision.unwrap_or_default()),
             plain: raw.plain.is_some_and(|at| at.value),
         })
@@ -253,6 +270,11 @@ impl Resolve {
         for key in nobodys {
             self.wrong(format!("unknown field `{}`", key.value), key.span);
         }
+    }
+
+    /// Keys that mean nothing within a part of the file.
+    fn without_effect(&mut self, keys: &[At<String>], known: &[&str], of: &str) {
+        self.found.extend(keys.iter().map(|key| unknown_field(key, known, of)));
     }
 
     fn vm_type(&mut self, at: Option<&At<String>>) -> Option<VmType> {
@@ -291,8 +313,7 @@ impl Resolve {
     /// over: files list all there are.
     fn image(&mut self, i: usize, raw: &RawImage, span: Option<Span>) -> Option<(Arch, Image)> {
         let of = format!(" of `images[{i}]`");
-        let unknown = raw.unknown.iter();
-        self.found.extend(unknown.map(|key| unknown_field(key, RawImage::KEYS, &of)));
+        self.without_effect(&raw.unknown, RawImage::KEYS, &of);
         let arch = match &raw.arch {
             Some(at) => Arch::named(&at.value)?,
             None => Arch::host(),
@@ -302,12 +323,16 @@ impl Resolve {
         let kernel = match &raw.kernel {
             None => None,
             Some(kernel) => {
+                let of = format!(" of `{field}.kernel`");
+                self.without_effect(&kernel.unknown, RawKernel::KEYS, &of);
                 let (at, digest) = (kernel.location.as_ref(), kernel.digest.as_ref());
                 let file = self.remote(&format!("{field}.kernel"), at, digest, span)?;
-                let initrd = raw.initrd.as_ref().map(|RawFile { location, digest, .. }| {
-                    let field = format!("{field}.initrd");
-                    self.remote(&field, location.as_ref(), digest.as_ref(), span)
-                });
+                let initrd =
+                    raw.initrd.as_ref().map(|RawFile { location, digest, unknown, .. }| {
+                        let field = format!("{field}.initrd");
+                        self.without_effect(unknown, RawFile::KEYS, &format!(" of `{field}`"));
+                        self.remote(&field, location.as_ref(), digest.as_ref(), span)
+                    });
                 let initrd = initrd.map_or(Some(None), |file| file.map(Some))?;
                 let cmdline = kernel.cmdline.as_ref().map(|at| at.value.clone());
                 Some(Kernel { file, cmdline: cmdline.unwrap_or_default(), initrd })
@@ -361,6 +386,7 @@ impl Resolve {
                     continue;
                 }
             };
+            self.without_effect(&raw.unknown, RawProvision::KEYS, &format!(" of `provision[{i}]`"));
             match raw.script {
                 Some(at) => scripts.push(Provision { as_user, script: at.value }),
                 None => self.wrong(format!("field `provision[{i}].script` must be set"), span),

@@ -56,6 +56,7 @@ raw! {
     #[schemars(rename = "Kernel")]
     pub struct RawKernel {
         "location" => location: At<String>,
+        "arch" => arch: At<String>,
         "digest" => digest: At<String>,
         /// The kernel's command line.
         "cmdline" => cmdline: At<String>,
@@ -67,6 +68,7 @@ raw! {
     #[schemars(rename = "File")]
     pub struct RawFile {
         "location" => location: At<String>,
+        "arch" => arch: At<String>,
         "digest" => digest: At<String>,
     }
 }

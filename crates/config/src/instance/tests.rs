@@ -67,3 +67,23 @@ fn what_cannot_be_is_said() {
         assert!(error.contains(want) && error.contains(":1:"), "{text}: {error}");
     }
 }
+
+#[test]
+fn a_misspelt_key_within_a_part_is_named_with_its_place() {
+    let text = "ssh: {localport: 1}\ncaCerts: {cert: []}\nprovision: [{script: x, mod: user}]\n\
+                images: [{location: /x, kernel: {location: /k, cmdLine: y}, initrd: {locaton: /i, location: /i}}]\n";
+    let source = Source::new("lima.yaml", text);
+    let read = InstanceConfig::parse(&source, Path::new("/i")).unwrap();
+    let warnings = read.warnings.unwrap().to_string();
+    for (name, of, at) in [
+        ("localport", "ssh", "1:7"),
+        ("cert", "caCerts", "2:11"),
+        ("mod", "provision[0]", "3:25"),
+        ("cmdLine", "images[0].kernel", "4:48"),
+        ("locaton", "images[0].initrd", "4:70"),
+    ] {
+        let text = format!("unknown field `{name}` of `{of}` is ignored");
+        assert!(warnings.contains(&text), "{text}: {warnings}");
+        assert!(warnings.contains(&format!("lima.yaml:{at}")), "{at}: {warnings}");
+    }
+}
