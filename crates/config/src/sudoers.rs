@@ -145,6 +145,13 @@ networks:
     sha256:00ff /usr/local/libexec/vmlan-helper attach --bridge\=vmlan-lab, \
     sha256:00ff /usr/local/libexec/vmlan-helper stop --bridge\=vmlan-lab
 
+# Manage "lan" network daemons
+
+%sudo ALL=(root:root) NOPASSWD:NOSETENV: \
+    sha256:00ff /usr/local/libexec/vmlan-helper start --bridge\=vmlan-lan --mode\=bridged --interface\=br0, \
+    sha256:00ff /usr/local/libexec/vmlan-helper attach --bridge\=vmlan-lan, \
+    sha256:00ff /usr/local/libexec/vmlan-helper stop --bridge\=vmlan-lan
+
 # Manage "shared" network daemons
 
 %sudo ALL=(root:root) NOPASSWD:NOSETENV: \

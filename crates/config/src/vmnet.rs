@@ -58,9 +58,13 @@ pub fn bridge_mac(subnet: &Subnet) -> Mac {
 /// What the helper is told to start a network; nothing for one that it does not make.
 pub fn start(network: &Network) -> Option<Vec<String>> {
     let mode = network.mode;
-    let subnet = network.subnet().filter(|_| mode != Mode::UserV2)?;
     let mut args = on("start", network);
     args.push(format!("--mode={mode}"));
+    if let Some(interface) = network.interface() {
+        args.push(format!("--interface={interface}"));
+        return Some(args);
+    }
+    let subnet = network.subnet().filter(|_| mode != Mode::UserV2)?;
     args.push(format!("--gateway={}", subnet.gateway_cidr()));
     args.push(format!("--gateway6={}/64", gateway6(subnet)));
     Some(args)
@@ -113,7 +117,9 @@ mod tests {
         let want = "start --bridge=vmlan-a --mode=shared --gateway=192.168.105.1/24 \
                     --gateway6=fd76:6d6c:c0a8:6900::1/64";
         assert_eq!(line("a").as_deref(), Some(want));
-        assert_eq!((line("b"), line("c")), (None, None));
+        let want = "start --bridge=vmlan-b --mode=bridged --interface=eth0";
+        assert_eq!(line("b").as_deref(), Some(want));
+        assert_eq!(line("c"), None);
         assert_eq!(stop(networks.get("a").unwrap()), ["stop", "--bridge=vmlan-a"]);
     }
 }

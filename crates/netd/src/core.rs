@@ -64,6 +64,8 @@ pub(crate) struct Core {
     pub(crate) resolved: Vec<(u64, Vec<u8>)>,
     /// Where the guests of a bridge are attached, all of them.
     pub(crate) bridge: Option<PortId>,
+    /// The network is the one that the host is on, and all that is served here is that it is there.
+    pub(crate) lan: Option<Lan>,
     /// Somebody wants the network to be there without a guest.
     pub(crate) held: bool,
     reservations: Vec<Reservation>,
@@ -73,6 +75,12 @@ pub(crate) struct Core {
     /// Goes up with each forward or zone that they add or remove.
     pub(crate) additions: u64,
     pub(crate) pulse: Pulse,
+}
+
+/// What guests of the network that the host is on are told.
+#[derive(Clone, Debug)]
+pub(crate) struct Lan {
+    pub(crate) warnings: Vec<String>,
 }
 
 /// A forward as who opened it wrote it.
@@ -144,6 +152,7 @@ impl Core {
             paused: Paused::default(),
             resolved: Vec::new(),
             bridge: None,
+            lan: None,
             held: false,
             reservations: Vec::new(),
             lease_names: LeaseNames::default(),

@@ -22,7 +22,7 @@ use crate::additions::AdditionsFile;
 use crate::alarm::Alarm;
 use crate::clock::Clock;
 use crate::control::{Control, Handed, Handover};
-use crate::core::Core;
+use crate::core::{Core, Lan};
 use crate::crowd::{Admission, Crowd};
 use crate::dns;
 use crate::leases::LeaseFile;
@@ -147,6 +147,12 @@ impl Daemon {
         self.core.bridge = Some(port);
         self.core.engine.set_uplink(port, self.core.now());
         Ok(())
+    }
+
+    /// Keeps a network that the host only carries: guests have addresses, names and their way out
+    /// from it, and join so that it is there as long as they are. `warnings` is what they are told.
+    pub fn keep_lan(&mut self, warnings: Vec<String>) {
+        self.core.lan = Some(Lan { warnings });
     }
 
     /// Writes the frames of all guests to a new file, in pcapng.

@@ -91,12 +91,11 @@ pub fn guest_interface(config: &Config, number: u32, name: &str) -> Option<Inter
     let ipv4 = guests.nth(usize::try_from(number).ok()?)?;
     let ipv6 = config.ipv6.nth(u64::from(ipv4.to_bits() - config.ipv4.network.to_bits()));
     Some(InterfaceConfig {
-        metric: None,
         name: name.into(),
         mtu: Some(config.mtu),
-        mac: None,
         addresses: vec![(ipv4.into(), config.ipv4.prefix), (ipv6.into(), 64)],
         gateways: vec![config.gateway.into(), config.ipv6.gateway().into()],
+        ..InterfaceConfig::default()
     })
 }
 

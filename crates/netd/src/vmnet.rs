@@ -44,8 +44,20 @@ pub struct Helper {
 #[derive(Debug)]
 pub struct Started {
     helper: Helper,
-    /// A card on the bridge, for who serves there, until it is taken.
-    pub card: Option<OwnedFd>,
+    pub kind: Kind,
+}
+
+/// What a network that has been started is like.
+#[derive(Debug)]
+pub enum Kind {
+    /// Addresses and names are to be served on this card, which is on the network's bridge, until it
+    /// is taken.
+    Served(Option<OwnedFd>),
+    /// The network is the one that the host is on. Addresses and names are there already.
+    Lan {
+        /// Guests and host have the interface side by side, and do not see each other.
+        beside: bool,
+    },
 }
 
 impl Helper {
@@ -75,9 +87,13 @@ impl Helper {
     /// Makes the network, or takes over what is left of it.
     pub fn start(&self) -> Result<Started, HelperError> {
         self.check()?;
-        let (_, card) = run(&self.start, None)?;
-        let started = Started { helper: self.clone(), card };
-        if started.card.is_some() { Ok(started) } else { Err(HelperError::Answer) }
+        let kind = match run(&self.start, None)? {
+            (_, Some(card)) => Kind::Served(Some(card)),
+            (text, None) if text == "lan" => Kind::Lan { beside: false },
+            (text, None) if text == "beside" => Kind::Lan { beside: true },
+            _ => return Err(HelperError::Answer),
+        };
+        Ok(Started { helper: self.clone(), kind })
     }
 
     /// Makes a card in a network namespace of the caller's. It may be there already.
@@ -104,6 +120,16 @@ impl Helper {
         self.check()?;
         let (_, tap) = run(&self.attach, Some((&format!("tap {}", show_mac(mac)), None)))?;
         tap.ok_or(HelperError::Answer)
+    }
+}
+
+impl Started {
+    /// The card of whoever serves the network, once.
+    pub fn take_card(&mut self) -> Option<OwnedFd> {
+        match &mut self.kind {
+            Kind::Served(card) => card.take(),
+            Kind::Lan { .. } => None,
+        }
     }
 }
 

@@ -74,13 +74,19 @@ impl BridgeHost {
         BufReader::new(out).read_line(&mut line).expect("a line");
         assert_eq!(line, "ready\n", "the host could not be set up");
         let host = Self(child);
-        let text = host.run(As::User, "vmlan sudoers");
-        std::fs::write(host.path("/run/sudoers"), text).expect("the host's /run can be written");
-        host.run(
+        host.install_sudoers();
+        host
+    }
+
+    /// Does what an administrator does after a change of networks.yaml.
+    #[track_caller]
+    pub fn install_sudoers(&self) {
+        let text = self.run(As::User, "vmlan sudoers");
+        std::fs::write(self.path("/run/sudoers"), text).expect("the host's /run can be written");
+        self.run(
             As::Root,
             "visudo -cf /run/sudoers && install -o root /run/sudoers /etc/sudoers.d/lima",
         );
-        host
     }
 
     /// A path of the host's as it is seen from outside.
@@ -154,7 +160,8 @@ impl BridgeHost {
         );
         let stays = |line: &str| {
             let words: Vec<_> = line.split_whitespace().filter(|w| *w != "tentative").collect();
-            let passes = |word: &str| word.contains("_timer") || word == "state";
+            let passes =
+                |word: &str| word.contains("_timer") || matches!(word, "state" | "expires");
             let after = |at: usize| at > 0 && passes(words[at - 1]);
             let words = words.iter().enumerate().filter(|(at, _)| !after(*at)).map(|(_, w)| *w);
             words.collect::<Vec<_>>().join(" ")
@@ -187,8 +194,13 @@ impl BridgeHost {
     /// Waits until a shell's words succeed.
     #[track_caller]
     pub fn eventually(&self, script: &str) {
+        self.eventually_within(SOON, script);
+    }
+
+    #[track_caller]
+    pub fn eventually_within(&self, time: Duration, script: &str) {
         let ask = || self.output(As::Root, script).status.success().then_some(());
-        eventually(script, SOON, ask);
+        eventually(script, time, ask);
     }
 }
 
@@ -217,10 +229,25 @@ impl RunningGuest {
     /// A shell's words in the guest's network namespace, with the host's files.
     #[track_caller]
     pub fn can(&self, script: &str) -> bool {
-        let pid = self.init();
+        self.can_within(SOON, script)
+    }
+
+    #[track_caller]
+    pub fn can_within(&self, time: Duration, script: &str) -> bool {
+        capture(&mut self.command(script), time).status.success()
+    }
+
+    /// What a shell's words say on standard output; they must succeed.
+    #[track_caller]
+    pub fn run(&self, script: &str) -> String {
+        crate::process::run(&mut self.command(script), SOON)
+    }
+
+    /// The command that runs a shell's words in the guest's network and mount namespaces.
+    pub fn command(&self, script: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["-t", &pid, "-n", "-m", "--", "sh", "-ec", script]);
-        capture(&mut command, SOON).status.success()
+        command.args(["-t", &self.init(), "-n", "-m", "--", "sh", "-ec", script]);
+        command
     }
 
     /// A process of the guest's.

@@ -1,14 +1,15 @@
 //! The daemon of a network with a bridge: root's helper makes it, and this serves addresses and names
 //! there, as the ordinary user that it is.
 
+use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
-use vmlan_config::{Mode, vmnet as named};
+use vmlan_config::{Mode, Network, vmnet as named};
 use vmlan_engine::Config;
 use vmlan_engine::config::Ipv4Net;
 use vmlan_link::tap::TapLink;
-use vmlan_netd::vmnet::Helper;
+use vmlan_netd::vmnet::{Helper, Kind};
 use vmlan_netd::{Daemon, PidFile};
 
 use super::{Args, announce, build, check};
@@ -18,7 +19,7 @@ pub(super) fn run(args: &Args, name: &str) -> Result<ExitCode, Failure> {
     let failed = |e: &dyn std::fmt::Display| Failure::Failed(e.to_string());
     let (_, file) = crate::network::load()?;
     let network = crate::network::find(&file, name)?;
-    let none = || Failure::Usage(format!("--vmnet {name}: no network of mode shared or host"));
+    let none = || Failure::Usage(format!("--vmnet {name}: no network that needs root's helper"));
     let helper = Helper::of(network).ok_or_else(none)?;
     let config = config(network).ok_or_else(none)??;
     check(args, &config)?;
@@ -38,18 +39,39 @@ pub(super) fn run(args: &Args, name: &str) -> Result<ExitCode, Failure> {
     // Undone before the daemon's sockets are gone: until then, nobody starts it anew.
     let mut started = helper.start().map_err(|e| failed(&e))?;
     build(&mut daemon, args, Vec::new())?;
-    if let Some(card) = started.card.take() {
+    if let Some(card) = started.take_card() {
         let card = TapLink::new(card).map_err(|e| failed(&e))?;
         daemon.add_bridge(Box::new(card)).map_err(|e| failed(&e))?;
+    }
+    if let Kind::Lan { beside } = started.kind {
+        daemon.keep_lan(warnings(network, beside));
     }
     let _pidfile = announce(args, None, daemon.engine().config())?;
     daemon.run().map_err(|e| failed(&e))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// `None` if it has no addresses of its own.
-fn config(network: &vmlan_config::Network) -> Option<Result<Config, Failure>> {
-    let subnet = network.subnet()?;
+/// What guests of the network that the host is on should know.
+fn warnings(network: &Network, beside: bool) -> Vec<String> {
+    let interface = network.interface().filter(|_| beside);
+    let text = interface.map(|interface| {
+        format!(
+            "the host has addresses on {interface} itself: it and guests of `{}` do not see each \
+             other, only others on that network see both",
+            network.name
+        )
+    });
+    text.into_iter().collect()
+}
+
+/// `None` if it is not the helper's.
+fn config(network: &Network) -> Option<Result<Config, Failure>> {
+    let Some(subnet) = network.subnet() else {
+        // Nobody is served: addresses that are nobody's (RFC 5737).
+        let nobodys = Ipv4Net { network: Ipv4Addr::new(192, 0, 2, 0), prefix: 24 };
+        let config = vmlan_netd::network(nobodys, None);
+        return Some(config.map_err(|e| Failure::Failed(e.to_string())));
+    };
     let net = subnet.net();
     let addresses = Ipv4Net { network: net.network(), prefix: net.prefix_len() };
     let mac = named::bridge_mac(subnet);

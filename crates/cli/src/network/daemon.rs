@@ -88,7 +88,7 @@ impl Daemon {
                 let (net, gateway) = (subnet.net().to_string(), subnet.gateway.to_string());
                 vec!["--subnet".into(), net, "--gateway".into(), gateway]
             }
-            (Mode::Shared | Mode::Host, _) if cfg!(target_os = "linux") => {
+            (Mode::Shared | Mode::Host | Mode::Bridged, _) if cfg!(target_os = "linux") => {
                 vec!["--vmnet".into(), name.clone()]
             }
             (mode, _) => {

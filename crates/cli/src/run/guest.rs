@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::UNIX_EPOCH;
 
 use vmlan_config::raw::{At, RawEntry};
-use vmlan_config::{Attachment, LimaHome, Mode, NetworksFile, Target};
+use vmlan_config::{Attachment, LimaHome, NetworksFile, Target};
 use vmlan_netd::vmnet::Helper;
 use vmlan_vm::netns::{self, Card, Supervisor};
 
@@ -38,7 +38,7 @@ enum Place {
 /// A guest on the default network and no other.
 pub(super) fn alone(args: &Args) -> Result<Cards, Failure> {
     let own = Own::new(args)?;
-    let card = Card { config: own.card(), given: false };
+    let card = Card { config: own.card(), given: false, lan: None };
     let (cards, resolvers) = (vec![card], vec![own.resolver()]);
     Ok(Cards { cards, resolvers, places: vec![Place::Own(Box::new(own))] })
 }
@@ -58,8 +58,11 @@ pub(super) fn joined(args: &Args) -> Result<Cards, Failure> {
             Target::Lima(name) => {
                 let network = crate::network::find(&file, name)?;
                 let managed = Managed::ask(&home, network, attachment, args, i == 0)?;
-                // It knows the names of the guests there, which the default network's does not.
-                names.get_or_insert_with(|| managed.resolvers());
+                // It knows the names of the guests there, which the default network's does not. The
+                // host's own network has names that the host knows too.
+                if !managed.is_lan() {
+                    names.get_or_insert_with(|| managed.resolvers());
+                }
                 (managed.card(), Place::Managed(Box::new(managed)))
             }
             Target::Socket(path) => {
@@ -75,8 +78,11 @@ pub(super) fn joined(args: &Args) -> Result<Cards, Failure> {
         card.name.clone_from(&attachment.interface);
         card.mac = Some(attachment.mac.0);
         card.metric = Some(attachment.metric);
-        let given = matches!(&place, Place::Managed(managed) if managed.is_bridged());
-        cards.cards.push(Card { config: card, given });
+        let (given, lan) = match &place {
+            Place::Managed(managed) => (managed.is_bridged(), managed.lan()),
+            Place::Own(_) | Place::Unmanaged(_) => (false, None),
+        };
+        cards.cards.push(Card { config: card, given, lan });
         cards.places.push(place);
     }
     if let Some(names) = names {
@@ -161,12 +167,8 @@ fn refuse_what_cannot_be(file: &NetworksFile, attachments: &[Attachment]) -> Res
             }
             Target::Lima(name) => {
                 let network = crate::network::find(file, name)?;
-                let mode = network.mode;
                 if let Some(Err(why)) = Helper::of(network).map(|helper| helper.check()) {
                     return refused(format!("lima:{name}: {why}"));
-                }
-                if mode == Mode::Bridged {
-                    return refused(format!("lima:{name}: run cannot join mode {mode} yet"));
                 }
                 if names.contains(&name.as_str()) {
                     return refused(format!("lima:{name}: given twice"));

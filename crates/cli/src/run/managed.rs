@@ -16,7 +16,7 @@ use vmlan_engine::io::ListenAddr;
 use vmlan_link::tap::InterfaceConfig;
 use vmlan_netd::managed::{self, Forwarded, Hello, JoinError, Joined, Welcome};
 use vmlan_netd::vmnet::Helper;
-use vmlan_vm::netns::Supervisor;
+use vmlan_vm::netns::{Lan, Supervisor};
 use vmlan_wire::Mac;
 
 use super::Args;
@@ -79,12 +79,26 @@ impl Managed {
         self.helper.is_some()
     }
 
+    /// The guest gets its addresses from the network that the host is on.
+    pub(super) fn is_lan(&self) -> bool {
+        self.welcome.lan
+    }
+
+    /// How it asks for them.
+    pub(super) fn lan(&self) -> Option<Lan> {
+        let host_name = self.hello.name.as_deref().and_then(|n| vmlan_config::host_name(n).ok());
+        self.is_lan().then_some(Lan { host_name })
+    }
+
     pub(super) fn resolvers(&self) -> Vec<IpAddr> {
         if self.dns.is_empty() { vec![self.welcome.dns.into()] } else { self.dns.clone() }
     }
 
     pub(super) fn card(&self) -> InterfaceConfig {
         let welcome = &self.welcome;
+        if welcome.lan {
+            return InterfaceConfig { accept_ra: true, ..InterfaceConfig::default() };
+        }
         InterfaceConfig {
             mtu: Some(welcome.mtu),
             addresses: vec![

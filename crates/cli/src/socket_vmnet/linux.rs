@@ -15,7 +15,7 @@ use vmlan_engine::Config;
 use vmlan_engine::config::{Ipv4Net, Ipv6Net};
 use vmlan_link::Link;
 use vmlan_link::tap::TapLink;
-use vmlan_netd::vmnet::{Helper, Started};
+use vmlan_netd::vmnet::{Helper, Kind, Started};
 use vmlan_wire::Mac;
 
 use super::settings::{Mode, Range, Settings, Subnet};
@@ -32,18 +32,36 @@ const HELPERS: CapabilitySet = CapabilitySet::NET_ADMIN.union(CapabilitySet::NET
 /// Of a network that leads outside by an interface.
 const MTU: u16 = 1500;
 
+/// Stands for the uplink where the helper wants to know a card's MAC address.
+const UPLINK: Mac = Mac([0x52, 0x55, 0, 0, 0, 1]);
+
 /// The bridge. It is undone when this is dropped.
-pub(super) struct Network(Started);
+pub(super) struct Network {
+    _started: Started,
+    uplink: Option<OwnedFd>,
+}
 
 impl Network {
     pub(super) fn make(settings: &Settings) -> Result<Self, String> {
         let helper = Helper::for_bridge(&bridge(settings)?, &arguments(&settings.mode));
-        helper.start().map(Self).map_err(|e| e.to_string())
+        let mut started = helper.start().map_err(|e| e.to_string())?;
+        let uplink = match (started.take_card(), &started.kind, &settings.mode) {
+            (Some(card), ..) => card,
+            (None, Kind::Lan { beside: true }, Mode::Bridged { interface }) => {
+                return Err(format!(
+                    "{interface} has addresses of the host's, and lets no guests behind it; make it \
+                     a port of a bridge that has them, and give that one"
+                ));
+            }
+            // Many guests are behind it: it has no MAC address of its own.
+            _ => helper.tap(UPLINK).map_err(|e| e.to_string())?,
+        };
+        Ok(Self { _started: started, uplink: Some(uplink) })
     }
 
     /// The uplink, once.
     pub(super) fn take(&mut self) -> Option<OwnedFd> {
-        self.0.card.take()
+        self.uplink.take()
     }
 }
 

@@ -225,11 +225,16 @@ impl Interfaces {
         self.0.ask(request).map_err(doing(format!("mark {}", port.name)))
     }
 
-    /// Makes an interface a port of a bridge, which keeps the MTU that it has.
+    /// Makes an interface a port of a bridge, which keeps the MTU and the MAC address that it has:
+    /// it takes the smallest of its ports'.
     pub(super) fn set_master(&mut self, port: &Link, bridge: &Link) -> Result<(), String> {
         let mut request = Request::new(libc::RTM_NEWLINK, 0, &header(port.index));
-        if port.name.starts_with(PORT) && port.mtu != bridge.mtu {
-            request = request.number(libc::IFLA_MTU, bridge.mtu);
+        if port.name.starts_with(PORT) {
+            let [a, b, c, d] = random()?.to_ne_bytes();
+            request = request.attribute(libc::IFLA_ADDRESS, &[0xfe, 0xff, a, b, c, d]);
+            if port.mtu != bridge.mtu {
+                request = request.number(libc::IFLA_MTU, bridge.mtu);
+            }
         }
         let request = request.number(libc::IFLA_MASTER, bridge.index);
         self.0.ask(request).map_err(doing(format!("make {} a port of {}", port.name, bridge.name)))

@@ -82,12 +82,13 @@ fn an_interface_without_addresses_becomes_a_port() {
 fn a_bridge_that_is_there_is_joined() {
     let (host, other) = with_lan(
         "ip link add br0 type bridge; ip link set up0 master br0 up
-         ip link set br0 mtu 1400; ip link set up0 mtu 1400; ip addr add 10.9.0.1/24 dev br0
+         ip link set up0 address fa:ff:ff:00:00:01; ip link set br0 mtu 1400; ip link set up0 mtu 1400; ip addr add 10.9.0.1/24 dev br0
          ip addr add fd09::1/64 dev br0 nodad; ip link set br0 up",
     );
     settled(&host, "br0");
     settled(&host, "up0");
     let before = host.listing();
+    let mac = host.sh("cat /sys/class/net/br0/address").trim().to_owned();
     assert_eq!(start(&host, USER, "br0").unwrap(), "lan");
     let guests = [guest(&host, 10), guest(&host, 11)];
     for number in [1, 2, 11] {
@@ -98,7 +99,8 @@ fn a_bridge_that_is_there_is_joined() {
     let helper = host.helper(USER, ATTACH);
     helper.say("tap 52:55:55:09:00:20", None);
     let tap = helper.end().unwrap().1.expect("a TAP");
-    assert!(host.sh("ip link show br0").contains("mtu 1400"), "the bridge is as it was");
+    let now = host.sh("ip -o link show br0");
+    assert!(now.contains("mtu 1400") && now.contains(&mac), "the bridge is as it was: {now}");
     // With guests there: they lose their cards, and the bridge is not touched.
     stop(&host);
     drop((tap, guests));

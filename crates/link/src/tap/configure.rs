@@ -21,6 +21,9 @@ pub struct InterfaceConfig {
     pub gateways: Vec<IpAddr>,
     /// The metric of the default routes, where the system is not to choose it.
     pub metric: Option<u32>,
+    /// There are others on the network: IPv6 addresses and routes come from its routers, and are
+    /// looked for before they are used.
+    pub accept_ra: bool,
 }
 
 /// What could not be set up.
@@ -58,7 +61,16 @@ pub fn configure_interface(config: &InterfaceConfig) -> Result<(), ConfigureErro
 
     // The address that the kernel makes by itself when the interface comes up is tentative for a
     // second unless this is off. There is no netlink request for it; without /proc it stays so.
-    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_dad"), "0");
+    let set = |key: &str, value: &str| {
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/{key}"), value);
+    };
+    set("accept_dad", if config.accept_ra { "1" } else { "0" });
+    if config.accept_ra {
+        set("accept_ra", "1");
+        if let Some(metric) = config.metric {
+            set("ra_defrtr_metric", &metric.to_string());
+        }
+    }
 
     let mut request = Request::new(libc::RTM_NEWLINK, 0, &interface(index, true));
     let mut what = format!("bring up {name}");
@@ -90,6 +102,21 @@ pub fn configure_interface(config: &InterfaceConfig) -> Result<(), ConfigureErro
         }
     }
     Ok(())
+}
+
+/// Takes an address from an interface, and the routes that need it with it. It may be gone already.
+pub fn remove_address(name: &str, address: IpAddr, prefix: u8) -> Result<(), ConfigureError> {
+    let doing = |source| ConfigureError::new(format!("take {address} from {name}"), source);
+    let mut netlink = Netlink::open().map_err(doing)?;
+    let index = index_of(name).map_err(doing)?;
+    let mut body = vec![family(address), prefix, 0, 0];
+    body.extend_from_slice(&index.to_ne_bytes());
+    let request =
+        Request::new(libc::RTM_DELADDR, 0, &body).attribute(libc::IFA_LOCAL, &octets(address));
+    match netlink.ask(request) {
+        Err(e) if e.raw_os_error() != Some(libc::EADDRNOTAVAIL) => Err(doing(e)),
+        _ => Ok(()),
+    }
 }
 
 const LOOPBACK: u32 = 1;

@@ -22,7 +22,7 @@ use crate::framing::MAX_FRAME;
 use crate::ready::is_writable;
 use crate::{CloseReason, Flushed, Link, LinkCaps, LinkKind, PeerId, Recv};
 
-pub use configure::{ConfigureError, InterfaceConfig, configure_interface};
+pub use configure::{ConfigureError, InterfaceConfig, configure_interface, remove_address};
 pub use netns::{NetnsError, open_in_netns};
 
 /// The largest frames that one pass reads. One at a time means a write to the host and an

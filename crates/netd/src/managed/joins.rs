@@ -1,6 +1,7 @@
 //! The daemon's side: guests that join on a socket, and what is undone when they leave.
 
 use std::io::{self, Write};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -240,6 +241,9 @@ impl Client {
 impl Guest {
     fn leave(self, core: &mut Core) {
         core.guests.retain(|guest| guest.mac != self.mac);
+        if core.lan.is_some() {
+            return;
+        }
         core.remove_forwards_of(self.mac);
         for forward in self.forwards {
             core.remove_forward(forward);
@@ -281,6 +285,9 @@ fn welcome(
     if core.guests.iter().any(|guest| guest.mac == mac) {
         let mac = hello.mac;
         return Err(format!("a guest with the MAC address {mac} is on the network already"));
+    }
+    if core.lan.is_some() {
+        return on_lan(hello, mac, name, core);
     }
     core.reserve_for(mac, hello.name.as_deref())?;
     let mut hosts = Hosts::new(&hello.hosts, core.sockets.resolver().names_mut())?;
@@ -335,6 +342,28 @@ fn welcome(
     Ok((described(core, addresses, warnings), Some(guest)))
 }
 
+/// Lets a guest stay on the network that the host is on.
+fn on_lan(
+    hello: Hello,
+    mac: Mac,
+    name: Option<String>,
+    core: &mut Core,
+) -> Result<(Welcome, Option<Guest>), String> {
+    if !hello.forwards.is_empty() {
+        return Err("ports are not published there: others reach the guest by its address".into());
+    }
+    let warnings = core.lan.iter().flat_map(|lan| lan.warnings.clone()).collect();
+    let nowhere = (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
+    let welcome = Welcome { lan: true, ..described(core, nowhere, warnings) };
+    if !hello.bridged {
+        return Ok((welcome, None));
+    }
+    let port = PortId(u16::MAX);
+    core.guests.push(GuestInfo { mac, port, name: hello.name, addresses: nowhere });
+    let (link, forwards, hosts) = (None, Vec::new(), Hosts::default());
+    Ok((welcome, Some(Guest { mac, name, link, port, forwards, hosts })))
+}
+
 fn exhausted(core: &Core) -> String {
     let subnet = core.engine.config().ipv4;
     format!(
@@ -345,7 +374,7 @@ fn exhausted(core: &Core) -> String {
 
 fn described(
     core: &Core,
-    (address, address6): (std::net::Ipv4Addr, std::net::Ipv6Addr),
+    (address, address6): (Ipv4Addr, Ipv6Addr),
     warnings: Vec<String>,
 ) -> Welcome {
     let config = core.engine.config();
@@ -360,6 +389,7 @@ fn described(
         mtu: config.mtu,
         warnings,
         isolated: !router.leads_out,
+        lan: false,
     }
 }
 

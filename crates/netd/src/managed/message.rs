@@ -65,6 +65,10 @@ pub struct Welcome {
     /// The gateway leads nowhere: there is no way out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub isolated: bool,
+    /// The network is the one that the host is on: the guest asks there for addresses, by DHCP and
+    /// router solicitation, and those above mean nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lan: bool,
 }
 
 impl Welcome {

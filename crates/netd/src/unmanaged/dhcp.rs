@@ -31,7 +31,7 @@ pub struct Client {
 
 /// What a server says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub enum Answer {
     Offer(Lease),
     Ack(Lease),
     Nak,
@@ -50,12 +50,13 @@ const IP: usize = 20;
 const HEADER: usize = 8;
 
 impl Client {
-    pub(super) fn discover(&self) -> Vec<u8> {
+    /// Asks whether there is a server.
+    pub fn discover(&self) -> Vec<u8> {
         self.frame(MessageType::Discover, Ipv4Addr::UNSPECIFIED, &[])
     }
 
     /// Takes an offer.
-    pub(super) fn request(&self, offer: &Lease) -> Vec<u8> {
+    pub fn request(&self, offer: &Lease) -> Vec<u8> {
         let options = [
             DhcpOption::RequestedIpAddress(offer.address),
             DhcpOption::ServerIdentifier(offer.server),
@@ -64,7 +65,7 @@ impl Client {
     }
 
     /// Asks for more time.
-    pub(super) fn renew(&self, lease: &Lease) -> Vec<u8> {
+    pub fn renew(&self, lease: &Lease) -> Vec<u8> {
         self.frame(MessageType::Request, lease.address, &[])
     }
 
@@ -117,7 +118,7 @@ impl Client {
     }
 
     /// What a frame says if it is an answer to this client.
-    pub(super) fn answer(&self, frame: &[u8]) -> Option<Answer> {
+    pub fn answer(&self, frame: &[u8]) -> Option<Answer> {
         let ip = frame.get(ETHERNET..).filter(|_| frame.get(12..14) == Some(&IPV4))?;
         let udp =
             ip.get(usize::from(ip.first()? & 0xf) * 4..).filter(|_| ip.get(9) == Some(&UDP))?;

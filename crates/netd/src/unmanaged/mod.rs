@@ -16,8 +16,7 @@ use vmlan_link::tap::TapLink;
 use vmlan_link::{Flushed, Link, PeerId, Recv};
 use vmlan_wire::{FrameBatch, Offload, OutFrame};
 
-use dhcp::Answer;
-pub use dhcp::{Client, Lease};
+pub use dhcp::{Answer, Client, Lease};
 
 /// How long the network's DHCP server may take, and how often it is asked meanwhile.
 const PATIENCE: Duration = Duration::from_secs(15);

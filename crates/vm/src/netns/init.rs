@@ -15,17 +15,18 @@ use rustix::process::Signal;
 
 use super::channel::{Channel, Message};
 use super::keep::Keeper;
+use super::lan::Tenant;
 use super::sys::{self, Change, Fork, Inherited, Signals};
 use super::witness::Witness;
 use super::{Guest, files, ids, kernel, rights, tell};
 
 /// How often a file that the host has removed is looked for.
-const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Life as init. `line` leads to the supervisor.
 pub(super) fn main(line: &Channel, guest: &Guest, inherited: Inherited) -> ! {
     let started =
-        prepare(line, guest).and_then(|keeper| Init::start(line.as_fd(), guest, inherited, keeper));
+        prepare(line, guest).and_then(|kept| Init::start(line.as_fd(), guest, inherited, kept));
     match started {
         Ok(init) => init.serve(line),
         Err(why) => {
@@ -36,11 +37,12 @@ pub(super) fn main(line: &Channel, guest: &Guest, inherited: Inherited) -> ! {
 }
 
 /// Makes the guest's surroundings and waits for leave to start the command.
-fn prepare(line: &Channel, guest: &Guest) -> Result<Option<Keeper>, String> {
+fn prepare(line: &Channel, guest: &Guest) -> Result<(Option<Keeper>, Vec<Tenant>), String> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(|e| format!("cannot be tied to the supervisor: {e}"))?;
     expect(line, &Message::Mapped)?;
     quiet_ipv6();
+    let mut tenants = Vec::new();
     for card in &guest.cards {
         let config = &card.config;
         if card.given {
@@ -54,6 +56,9 @@ fn prepare(line: &Channel, guest: &Guest) -> Result<Option<Keeper>, String> {
             line.send_with(&Message::Card, Some(tap.as_fd())).map_err(gone)?;
         }
         vmlan_link::tap::configure_interface(config).map_err(|e| e.to_string())?;
+        if let Some(lan) = &card.lan {
+            tenants.push(Tenant::new(lan, config)?);
+        }
     }
     let places = files::replace(&guest.resolvers, &guest.hidden).map_err(|e| rights::mount(&e))?;
     if let Err(e) = kernel::fresh_proc() {
@@ -67,7 +72,7 @@ fn prepare(line: &Channel, guest: &Guest) -> Result<Option<Keeper>, String> {
     await_addresses();
     line.send(&Message::Ready).map_err(gone)?;
     expect(line, &Message::Go)?;
-    Ok(keeper)
+    Ok((keeper, tenants))
 }
 
 fn expect(line: &Channel, what: &Message) -> Result<(), String> {
@@ -115,6 +120,7 @@ fn allow_ping() {
 struct Init {
     signals: Signals,
     keeper: Option<Keeper>,
+    tenants: Vec<Tenant>,
     command: i32,
     witness: Witness,
 }
@@ -124,7 +130,7 @@ impl Init {
         line: BorrowedFd<'_>,
         guest: &Guest,
         inherited: Inherited,
-        keeper: Option<Keeper>,
+        (keeper, tenants): (Option<Keeper>, Vec<Tenant>),
     ) -> Result<Self, String> {
         let failed = |e| format!("cannot start the command: {e}");
         let signals = Signals::new().map_err(failed)?;
@@ -137,9 +143,9 @@ impl Init {
             Fork::Child => become_command(guest, inherited),
         };
         sys::detach_standard_streams(true);
-        let kept = keeper.iter().flat_map(Keeper::fds);
+        let kept = keeper.iter().flat_map(Keeper::fds).chain(tenants.iter().filter_map(Tenant::fd));
         sys::close_all_but(&[line, signals.as_fd()].into_iter().chain(kept).collect::<Vec<_>>());
-        Ok(Self { signals, keeper, command, witness: Witness::new() })
+        Ok(Self { signals, keeper, tenants, command, witness: Witness::new() })
     }
 
     fn serve(mut self, line: &Channel) -> ! {
@@ -148,8 +154,16 @@ impl Init {
             let mut fds =
                 vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(line, PollFlags::IN)];
             fds.extend(self.keeper.iter().map(|keeper| PollFd::new(keeper, PollFlags::PRI)));
-            let _ = rustix::event::poll(&mut fds, if complete { None } else { Some(&LOOK) });
+            let asking = self.tenants.iter().filter_map(Tenant::fd);
+            fds.extend(asking.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+            let due = self.tenants.iter().map(Tenant::next).min();
+            let due = due.map(|due| due.saturating_duration_since(Instant::now()));
+            let look = (!complete).then_some(LOOK);
+            let wait = due.into_iter().chain(look).min();
+            let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
+            let _ = rustix::event::poll(&mut fds, wait.as_ref());
             self.take_signals(line);
+            self.tenants.iter_mut().for_each(Tenant::keep);
             match line.try_recv() {
                 Ok(Some((Message::Signal(signal), _))) => self.forward(signal, line),
                 Ok(Some(_)) => {}

@@ -17,6 +17,7 @@ mod ids;
 mod init;
 mod keep;
 mod kernel;
+mod lan;
 mod network;
 mod rights;
 mod supervisor;
@@ -32,6 +33,7 @@ use std::path::PathBuf;
 
 use vmlan_link::tap::InterfaceConfig;
 
+pub use lan::Lan;
 pub use network::{Serve, Supervisor};
 
 use channel::{Channel, Message};
@@ -63,6 +65,8 @@ pub struct Card {
     /// It is not a TAP that the guest makes: whoever serves is given the guest's network namespace,
     /// and puts an interface of this name there before it is ready.
     pub given: bool,
+    /// Its addresses come from the network that the host is on, which the guest asks.
+    pub lan: Option<Lan>,
 }
 
 /// How the command ended.

@@ -27,6 +27,58 @@ pub(super) enum Fork {
     Child,
 }
 
+/// A packet socket on an interface that sees what is sent to DHCP clients there, and sends frames.
+pub(super) fn dhcp_socket(interface: &str) -> io::Result<OwnedFd> {
+    // As `tcpdump -dd ip and udp dst port 68 and not ip[6:2] & 0x1fff` would have it, behind a
+    // protocol that is IPv4 already.
+    let code = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter {
+        code: u16::try_from(code).unwrap_or(0),
+        jt,
+        jf,
+        k,
+    };
+    let mut filter = [
+        code(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 23),
+        code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 6, 17),
+        code(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, 20),
+        code(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 4, 0, 0x1fff),
+        code(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0, 0, 14),
+        code(libc::BPF_LD | libc::BPF_H | libc::BPF_IND, 0, 0, 16),
+        code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, 68),
+        code(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+        code(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ];
+    let len = u16::try_from(filter.len()).unwrap_or(0);
+    let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
+    let (kind, ipv4) = (libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0x0800_u16.to_be());
+    // No protocol: nothing comes before the filter is there.
+    // SAFETY: plain integers.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
+    check(fd)?;
+    // SAFETY: the descriptor is new and nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let size = |size: usize| libc::socklen_t::try_from(size).unwrap_or(0);
+    // SAFETY: `program` and the filter that it points to are valid for the call.
+    check(unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size(size_of_val(&program)),
+        )
+    })?;
+    let index = rustix::net::netdevice::name_to_index(&socket, interface)?;
+    // SAFETY: the structure is plain integers, for which zero is a value.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = u16::try_from(libc::AF_PACKET).unwrap_or(0);
+    address.sll_protocol = ipv4;
+    address.sll_ifindex = i32::try_from(index).map_err(io::Error::other)?;
+    // SAFETY: `address` is valid for the call.
+    check(unsafe { libc::bind(fd, (&raw const address).cast(), size(size_of_val(&address))) })?;
+    Ok(socket)
+}
+
 /// Forks.
 pub(super) fn fork() -> io::Result<Fork> {
     // SAFETY: the process has a single thread (see the head of this file).
