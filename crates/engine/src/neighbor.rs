@@ -155,6 +155,12 @@ impl Neighbors {
         self.table.iter().map(|(ip, n)| (*ip, *n))
     }
 
+    /// The addresses of a card behind a port, in the order in which it came to have them.
+    pub(crate) fn of(&self, mac: Mac, port: PortId) -> impl Iterator<Item = IpAddr> {
+        let held = self.per_mac.get(&mac).into_iter().flatten().copied();
+        held.filter(move |ip| self.table.get(ip).is_some_and(|n| n.port == port))
+    }
+
     /// Takes the list of addresses learned since the last call.
     pub(crate) fn take_fresh(&mut self) -> Vec<IpAddr> {
         std::mem::take(&mut self.fresh)

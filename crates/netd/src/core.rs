@@ -373,7 +373,8 @@ impl Core {
         }
         let links = self.ports.next_timeout().map(|at| self.clock.at(at));
         let paused = self.paused.next_timeout();
-        let times = [self.engine.next_timeout(), self.sockets.next_timeout(), links, paused];
+        let names = self.lease_names.next_timeout();
+        let times = [self.engine.next_timeout(), self.sockets.next_timeout(), links, paused, names];
         times.into_iter().flatten().min()
     }
 
@@ -522,7 +523,8 @@ impl Core {
     }
 
     fn name_leases(&mut self) {
-        if self.lease_names.must_look(self.engine.lease_changes()) {
+        let (leases, addresses) = (self.engine.lease_changes(), self.engine.address_changes());
+        if self.lease_names.must_look(leases, addresses, self.now) {
             self.update_lease_names();
         }
     }

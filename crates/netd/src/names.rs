@@ -6,17 +6,25 @@
 //! all of these. Each port has one name.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use vmlan_config::Reservation;
 use vmlan_dns::{Names, Target};
-use vmlan_engine::{PortId, PresentLease};
+use vmlan_engine::{Instant, PortId, PresentLease};
 use vmlan_wire::Mac;
+
+/// Addresses that guests make themselves are looked for no more often than this.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The names that are given at the moment.
 #[derive(Debug, Default)]
 pub(crate) struct LeaseNames {
-    /// The engine's count of changes that has been seen.
-    seen: u64,
+    /// The engine's counts of changes to leases and addresses that have been seen.
+    leases: u64,
+    addresses: u32,
+    /// The last look, and when the next is due.
+    looked: Instant,
+    due: Option<Instant>,
     given: Vec<Given>,
 }
 
@@ -30,9 +38,23 @@ struct Given {
 }
 
 impl LeaseNames {
-    /// Whether leases have changed since the last time.
-    pub(crate) fn must_look(&mut self, changes: u64) -> bool {
-        std::mem::replace(&mut self.seen, changes) != changes
+    /// Whether to look: leases have changed since the last time, or addresses have and it is time.
+    /// Guests use new addresses as often as they like.
+    pub(crate) fn must_look(&mut self, leases: u64, addresses: u32, now: Instant) -> bool {
+        if self.addresses != addresses && self.due.is_none() {
+            self.due = Some(self.looked + PAUSE);
+        }
+        if self.leases == leases && self.due.is_none_or(|due| due > now) {
+            return false;
+        }
+        (self.leases, self.addresses) = (leases, addresses);
+        (self.looked, self.due) = (now, None);
+        true
+    }
+
+    /// When [`LeaseNames::must_look`] says so by the time.
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        self.due
     }
 
     /// What a guest is called, without `lima-`.
@@ -135,6 +157,22 @@ mod tests {
         assert!(lease_names.given.iter().all(|given| given.addresses.len() == 2));
         lease_names.update([lease(2, Some("db"))].into_iter(), &[], nobody, &mut names);
         assert_eq!(lease_names.of(PortId(1)), None);
+    }
+
+    #[test]
+    fn addresses_are_looked_for_now_and_then() {
+        let at = |millis: u64| Instant::from_micros(1_000_000_000 + millis * 1000);
+        let mut names = LeaseNames::default();
+        assert!(!names.must_look(0, 0, at(0)));
+        assert!(names.must_look(1, 0, at(0)));
+        assert!(!names.must_look(1, 1, at(1)));
+        assert_eq!(names.next_timeout(), Some(at(1000)));
+        assert!(!names.must_look(1, 2, at(999)));
+        assert!(names.must_look(1, 2, at(1000)));
+        assert_eq!(names.next_timeout(), None);
+        assert!(names.must_look(2, 2, at(1001)));
+        // After a while without any, the first is seen at once.
+        assert!(names.must_look(2, 3, at(5000)));
     }
 
     #[test]

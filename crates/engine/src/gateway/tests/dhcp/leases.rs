@@ -1,5 +1,7 @@
 //! How addresses are given, kept, and come back.
 
+use std::net::Ipv6Addr;
+
 use super::*;
 
 #[test]
@@ -181,6 +183,41 @@ fn a_declined_address_rests() {
     assert_eq!(ask(&mut world, port, &message(2, REQUEST).wants(guest(15))).kind(), NAK);
     world.pass(Duration::from_secs(601));
     assert_eq!(ask(&mut world, port, &message(2, REQUEST).wants(guest(15))).kind(), ACK);
+}
+
+/// Of what a guest configures itself, its name's address is what the network has seen from its card.
+#[test]
+fn a_guest_with_a_lease_has_the_ipv6_address_that_it_uses() {
+    let mut world = World::new();
+    let (port, other) = (world.attach(), world.attach());
+    assert_eq!(join(&mut world, port, 1), guest(15));
+    let six = |world: &World| world.engine.present_leases().next().unwrap().address6;
+    assert_eq!(six(&world), None);
+    let v6 = config().ipv6;
+    let changes = world.engine.address_changes();
+    let uses = |world: &mut World, port, n: u8, src: Ipv6Addr| {
+        // An unknown next header: nobody answers, and the source is taken all the same.
+        let frame = to_mac(GATEWAY_MAC, n, &ip(src.into(), v6.gateway().into(), 59, 64, b""));
+        world.send(port, &frame);
+    };
+    let (temporary, outside) = (v6.nth(0x1234_5678_9abc), "2001:db8::1".parse().unwrap());
+    uses(&mut world, port, 1, outside);
+    assert_eq!(six(&world), None);
+    // Somebody else's is not its own.
+    uses(&mut world, other, 2, v6.nth(0x2222));
+    uses(&mut world, port, 1, v6.nth(0x2222));
+    uses(&mut world, port, 1, v6.gateway());
+    assert_eq!(six(&world), None);
+    uses(&mut world, port, 1, temporary);
+    assert_eq!(six(&world), Some(temporary));
+    assert_ne!(world.engine.address_changes(), changes);
+    // That of its card, 02:00:00:00:00:01 or the like, comes first.
+    let [a, b, c, d, e, f] = mac(1).0;
+    let card = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+    uses(&mut world, port, 1, v6.nth(card));
+    assert_eq!(six(&world), Some(v6.nth(card)));
+    uses(&mut world, port, 1, v6.nth(0x3333));
+    assert_eq!(six(&world), Some(v6.nth(card)));
 }
 
 #[test]
