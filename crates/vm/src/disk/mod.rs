@@ -63,25 +63,6 @@ pub fn size_of(path: &Path, format: Format) -> io::Result<u64> {
     }
 }
 
-/// Keeps an image at `at` for as long as a machine needs it. One that nobody may write, as those of
-/// the cache, is linked; of others there is a copy, which costs nothing where the file system can
-/// share what is in files.
-pub fn keep(image: &Path, at: &Path) -> io::Result<()> {
-    let fixed = image.metadata()?.permissions().readonly();
-    if fixed && fs::hard_link(image, at).is_ok() {
-        return Ok(());
-    }
-    if at.exists() {
-        return Err(io::ErrorKind::AlreadyExists.into());
-    }
-    let new = at.with_extension("new");
-    let copied = fs::copy(image, &new).and_then(|_| fs::rename(&new, at));
-    if copied.is_err() {
-        let _ = fs::remove_file(&new);
-    }
-    copied
-}
-
 /// Creates the empty disk `path` over the image `base`, which must stay where it is. The disk is
 /// `size` bytes, or as large as the image where that is more. There must be no file yet, and there
 /// is none after a failure.

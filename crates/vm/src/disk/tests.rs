@@ -1,6 +1,5 @@
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -64,24 +63,6 @@ fn an_image_that_names_another_file_is_refused() {
     fs::write(&disk, &bytes[..30]).unwrap();
     let error = size_of(&disk, Format::Qcow2).unwrap_err();
     assert!(error.to_string().contains("not a whole"), "{error}");
-}
-
-#[test]
-fn an_image_that_nobody_writes_is_linked_and_another_copied() {
-    let dir = tempfile::tempdir().unwrap();
-    let base = raw(&dir, 4096);
-    let inode = |path: &Path| path.metadata().unwrap().ino();
-    let own = dir.path().join("basedisk");
-    keep(&base, &own).unwrap();
-    assert_ne!(inode(&own), inode(&base));
-    assert_eq!(fs::read(&own).unwrap(), fs::read(&base).unwrap());
-    assert_eq!(keep(&base, &own).unwrap_err().kind(), ErrorKind::AlreadyExists);
-
-    fs::set_permissions(&base, fs::Permissions::from_mode(0o444)).unwrap();
-    let linked = dir.path().join("linked");
-    keep(&base, &linked).unwrap();
-    assert_eq!(inode(&linked), inode(&base));
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
 }
 
 #[test]
