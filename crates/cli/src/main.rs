@@ -8,6 +8,7 @@ mod completion;
 mod dns;
 mod doctor;
 mod forward;
+mod instance;
 mod names;
 mod netd;
 mod network;
@@ -38,17 +39,28 @@ struct Cli {
 enum Command {
     Capture(capture::Args),
     Completion(completion::Args),
+    Delete(instance::delete::Args),
     Dns(dns::Args),
     Doctor(doctor::Args),
+    Edit(instance::edit::Args),
     Forward(forward::Args),
+    #[command(hide = true)]
+    Hostagent(instance::hostagent::Args),
+    #[command(visible_alias = "ls")]
+    List(instance::list::Args),
     Netd(Box<netd::Args>),
     Network(network::Args),
+    Restart(instance::start::RestartArgs),
     Run(Box<run::Args>),
     Schema(schema::Args),
     #[command(name = "socket_vmnet", hide = true)]
     SocketVmnet(Box<socket_vmnet::Args>),
     #[command(name = "socket_vmnet_client", hide = true)]
     SocketVmnetClient(socket_vmnet::ClientArgs),
+    Shell(instance::shell::Args),
+    ShowSsh(instance::show_ssh::Args),
+    Start(Box<instance::start::Args>),
+    Stop(instance::stop::Args),
     Sudoers(sudoers::Args),
     Tunnel(tunnel::Args),
 }
@@ -73,15 +85,24 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Capture(args) => capture::run(&args),
         Command::Completion(args) => completion::run(&args),
+        Command::Delete(args) => instance::delete::run(&args),
         Command::Dns(args) => dns::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Edit(args) => instance::edit::run(&args),
         Command::Forward(args) => forward::run(&args),
+        Command::Hostagent(args) => instance::hostagent::run(&args),
+        Command::List(args) => instance::list::run(&args),
         Command::Netd(args) => netd::run(&args),
         Command::Network(args) => network::run(&args),
+        Command::Restart(args) => instance::start::restart(&args),
         Command::Run(args) => run::run(*args),
         Command::Schema(args) => schema::run(&args),
         Command::SocketVmnet(args) => socket_vmnet::run(&args),
         Command::SocketVmnetClient(args) => socket_vmnet::run_client(&args),
+        Command::Shell(args) => instance::shell::run(&args),
+        Command::ShowSsh(args) => instance::show_ssh::run(&args),
+        Command::Start(args) => instance::start::run(&args),
+        Command::Stop(args) => instance::stop::run(&args),
         Command::Sudoers(args) => sudoers::run(&args),
         Command::Tunnel(args) => tunnel::run(&args),
     };

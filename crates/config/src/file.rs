@@ -139,7 +139,7 @@ fn create(path: &Path, platform: &Platform) -> Result<(), FileError> {
 }
 
 /// Replaces a file's text at once, so that a reader sees the old or the new one.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
+pub fn replace(path: &Path, text: &str) -> io::Result<()> {
     // People keep their files elsewhere and link to them: the link stays.
     let path = fs::canonicalize(path)?;
     let dir = parent(&path);

@@ -5,8 +5,10 @@
 pub mod agent;
 pub mod disk;
 pub mod image;
+pub mod instance;
 #[cfg(target_os = "linux")]
 pub mod netns;
 pub mod ports;
+pub mod qemu;
 pub mod seed;
 pub mod template;

@@ -7,7 +7,9 @@ use std::process::{Command, Stdio};
 
 use vmlan_api::network::Network as Running;
 use vmlan_api::{Client, ClientError, Tunnel};
-use vmlan_config::{LimaHome, Mode, Network, NetworkPaths, NetworksFile, Platform, Reservation};
+use vmlan_config::{
+    HostResolver, LimaHome, Mode, Network, NetworkPaths, NetworksFile, Platform, Reservation,
+};
 use vmlan_netd::managed::{self, EnsureError};
 
 use super::watch;
@@ -101,6 +103,12 @@ impl Daemon {
         paths.check().map_err(|e| e.to_string())?;
         let reservations = network.reservations.clone();
         Ok(Self { name: name.clone(), paths, network: words, reservations })
+    }
+
+    /// The default network of one machine, with its files.
+    pub(crate) fn own(paths: NetworkPaths) -> Self {
+        let network = vec!["--subnet".into(), "192.168.5.0/24".into()];
+        Self { name: "default".into(), paths, network, reservations: Vec::new() }
     }
 
     /// Brings the daemon up if it is not there, and has it stay without a guest.

@@ -1,6 +1,7 @@
 //! The part of `lima.yaml` that is about the machine itself: what it is made of, and what of it is
 //! to be reached on the host. Its networks and names are [`crate::raw::RawInstance`]'s.
 
+pub mod change;
 pub mod forwards;
 mod layers;
 pub mod raw;
@@ -95,6 +96,10 @@ pub struct InstanceConfig {
     pub ca_certs: CaCerts,
     pub provision: Vec<Provision>,
     pub plain: bool,
+    /// What runs the guest's instructions, by QEMU's name.
+    pub accel: Option<String>,
+    /// QEMU's own network takes the place of the default one.
+    pub slirp: bool,
 }
 
 /// A machine, and what is to be said although it can be made.
@@ -130,7 +135,6 @@ const OTHERS: &[&str] = &[
     "upgradePackages",
     "user",
     "video",
-    "vmOpts",
 ];
 
 const DISK: u64 = 100 << 30;
@@ -232,6 +236,10 @@ impl Resolve {
         let certs = raw.ca_certs.unwrap_or_default();
         self.without_effect(&certs.unknown, RawCaCerts::KEYS, " of `caCerts`");
         let env = raw.env.unwrap_or_default().0;
+        let qemu = raw.vm_opts.unwrap_or_default().qemu.unwrap_or_default();
+        let accel = self.one_of("vmOpts.qemu.accel", qemu.accel, &["kvm", "hvf", "tcg"]);
+        let field = "vmOpts.qemu.userNetwork";
+        let slirp = self.one_of(field, qemu.user_network, &["slirp", "vmlan"]);
         let arch = arch?;
         let of_arch = images.into_iter().flatten().filter(|(of, _)| *of == arch);
         Some(InstanceConfig {
@@ -249,6 +257,8 @@ impl Resolve {
             ca_certs: ca_certs(certs),
             provision: self.provision(raw.provision.unwrap_or_default()),
             plain: raw.plain.is_some_and(|at| at.value),
+            accel,
+            slirp: slirp.is_some_and(|network| network == "slirp"),
         })
     }
 
@@ -288,6 +298,17 @@ impl Resolve {
                 None
             }
         }
+    }
+
+    /// One of several words, if any.
+    fn one_of(&mut self, field: &str, at: Option<At<String>>, words: &[&str]) -> Option<String> {
+        let at = at.filter(|at| !at.value.is_empty())?;
+        if words.contains(&at.value.as_str()) {
+            return Some(at.value);
+        }
+        let message = format!("field `{field}` must be {}, got `{}`", words.join(" or "), at.value);
+        self.wrong(message, at.span);
+        None
     }
 
     fn arch(&mut self, field: &str, at: &At<String>) -> Option<Arch> {

@@ -32,6 +32,27 @@ raw! {
         "provision" => provision: Vec<At<RawProvision>>,
         /// No automatic port forwards.
         "plain" => plain: At<bool>,
+        /// Options of drivers.
+        "vmOpts" => vm_opts: RawVmOpts,
+    }
+}
+
+raw! {
+    /// Options of drivers.
+    #[schemars(rename = "VmOpts")]
+    pub struct RawVmOpts {
+        "qemu" => qemu: RawQemu,
+    }
+}
+
+raw! {
+    /// Options of QEMU.
+    #[schemars(rename = "Qemu")]
+    pub struct RawQemu {
+        /// `kvm`, `hvf` or `tcg`; what works by default.
+        "accel" => accel: At<String>,
+        /// `slirp` for QEMU's own network in the place of the default one.
+        "userNetwork" => user_network: At<String>,
     }
 }
 

@@ -141,6 +141,17 @@ impl fmt::Display for Local {
     }
 }
 
+impl Port {
+    /// The guest's end.
+    pub fn guest_text(&self) -> String {
+        match &self.guest {
+            Target::Tcp(addr) => addr.to_string(),
+            Target::Udp(addr) => format!("{addr}/udp"),
+            Target::Unix(path) => path.escape_default().to_string(),
+        }
+    }
+}
+
 /// `127.0.0.1:80 to 127.0.0.1:8080`: the guest's end first.
 impl fmt::Display for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

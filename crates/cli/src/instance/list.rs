@@ -1,0 +1,220 @@
+//! `vmlan list`: machines, and commands that run on networks by name.
+
+use std::fs;
+use std::process::ExitCode;
+
+use serde::Serialize;
+use vmlan_api::network::Guest;
+use vmlan_config::Source;
+use vmlan_config::instance::InstanceConfig;
+use vmlan_vm::instance::info::{Network, Port};
+use vmlan_vm::instance::{Instance, Status, inspect, ssh};
+
+use super::resolved::networks_of;
+use crate::Failure;
+use crate::place;
+
+/// List machines, and commands that `vmlan run --name` has put on networks.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only these.
+    names: Vec<String>,
+
+    /// Show everything, a line of JSON for each.
+    #[arg(long)]
+    json: bool,
+
+    /// Only names.
+    #[arg(short, long, conflicts_with = "json")]
+    quiet: bool,
+}
+
+/// A machine or command, with the fields that `limactl list --json` has, and vmlan's own.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    name: String,
+    hostname: String,
+    status: &'static str,
+    /// How a running machine is.
+    health: &'static str,
+    dir: String,
+    vm_type: &'static str,
+    arch: &'static str,
+    cpus: u32,
+    memory: u64,
+    disk: u64,
+    /// As `networks:` has them.
+    network: Vec<serde_json::Value>,
+    ssh_local_port: u16,
+    ssh_config_file: String,
+    ssh_address: &'static str,
+    #[serde(rename = "hostAgentPID", skip_serializing_if = "Option::is_none")]
+    host_agent_pid: Option<u32>,
+    #[serde(rename = "driverPID", skip_serializing_if = "Option::is_none")]
+    driver_pid: Option<u32>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<String>,
+    /// What it is connected to, and its addresses there.
+    networks: Vec<Network>,
+    ports: Vec<Port>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let store = super::store()?;
+    let mut rows: Vec<Row> = store.all()?.iter().map(machine).collect();
+    rows.extend(commands(&rows));
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
+    for name in &args.names {
+        if !rows.iter().any(|row| row.name == *name) {
+            crate::tell(&format!("no instance matching {name} found"));
+        }
+    }
+    rows.retain(|row| args.names.is_empty() || args.names.contains(&row.name));
+    let text = if args.json {
+        let lines: Result<Vec<_>, _> = rows.iter().map(serde_json::to_string).collect();
+        let lines = lines.map_err(|e| Failure::Failed(e.to_string()))?;
+        lines.iter().map(|line| format!("{line}\n")).collect()
+    } else if args.quiet {
+        rows.iter().map(|row| format!("{}\n", row.name)).collect()
+    } else {
+        table(&rows)
+    };
+    crate::print(&text)
+}
+
+fn machine(instance: &Instance) -> Row {
+    let files = &instance.files;
+    let is = inspect(instance);
+    let info = is.info.unwrap_or_default();
+    let text = fs::read_to_string(files.lima_yaml()).unwrap_or_default();
+    let source = Source::new(files.lima_yaml(), text);
+    let read = InstanceConfig::parse(&source, &files.dir);
+    let mut errors = is.errors;
+    errors.extend(info.problems.iter().cloned());
+    let mut status = is.status;
+    if let Err(report) = &read {
+        status = Status::Broken;
+        errors.push(crate::network::shown(report));
+    }
+    let config = read.ok().map(|read| read.config);
+    let running = is.status == Status::Running;
+    Row {
+        name: instance.name.clone(),
+        hostname: ssh::host(&instance.name),
+        status: status.name(),
+        health: if running { info.health.name() } else { "" },
+        dir: files.dir.display().to_string(),
+        vm_type: "qemu",
+        arch: config.as_ref().map_or("", |config| config.arch.name()),
+        cpus: config.as_ref().and_then(|config| config.cpus).unwrap_or_default(),
+        memory: config.as_ref().and_then(|config| config.memory).unwrap_or_default(),
+        disk: config.as_ref().map_or(0, |config| config.disk),
+        network: networks_of(&source),
+        ssh_local_port: info.ssh_local_port,
+        ssh_config_file: files.ssh_config().display().to_string(),
+        ssh_address: "127.0.0.1",
+        host_agent_pid: is.host_agent,
+        driver_pid: is.driver,
+        errors,
+        networks: info.networks,
+        ports: info.ports,
+    }
+}
+
+/// Commands on networks: a guest with a name that is no machine's.
+fn commands(machines: &[Row]) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    for network in place::running().unwrap_or_default() {
+        let guests: Vec<Guest> = network.client.get("/v1/guests").unwrap_or_default();
+        for guest in guests {
+            let Some(name) = guest.name else { continue };
+            if machines.iter().any(|row| row.name == name) {
+                continue;
+            }
+            let joined = Network {
+                network: format!("lima:{}", network.name),
+                interface: String::new(),
+                mac: guest.macs.first().cloned().unwrap_or_default(),
+                addresses: guest.addresses,
+                problem: None,
+            };
+            match rows.iter_mut().find(|row| row.name == name) {
+                Some(row) => row.networks.push(joined),
+                None => rows.push(Row {
+                    hostname: ssh::host(&name),
+                    name,
+                    status: Status::Running.name(),
+                    health: "ready",
+                    dir: String::new(),
+                    vm_type: "netns",
+                    arch: std::env::consts::ARCH,
+                    cpus: 0,
+                    memory: 0,
+                    disk: 0,
+                    network: Vec::new(),
+                    ssh_local_port: 0,
+                    ssh_config_file: String::new(),
+                    ssh_address: "",
+                    host_agent_pid: None,
+                    driver_pid: None,
+                    errors: Vec::new(),
+                    networks: vec![joined],
+                    ports: Vec::new(),
+                }),
+            }
+        }
+    }
+    rows
+}
+
+fn table(rows: &[Row]) -> String {
+    let head = ["NAME", "STATUS", "SSH", "VMTYPE", "ARCH", "NETWORK", "ADDRESSES"];
+    let mut lines = vec![head.map(ToOwned::to_owned)];
+    let mut notes = Vec::new();
+    for row in rows {
+        let status = match row.health {
+            "" | "ready" => row.status.to_owned(),
+            health => format!("{} ({health})", row.status),
+        };
+        let port = match row.ssh_local_port {
+            0 => "-".into(),
+            port => format!("{}:{port}", row.ssh_address),
+        };
+        let networks: Vec<_> =
+            row.networks.iter().map(|network| network.network.as_str()).collect();
+        let addresses: Vec<_> =
+            row.networks.iter().flat_map(|n| &n.addresses).map(ToString::to_string).collect();
+        let or_none = |words: String| if words.is_empty() { "-".into() } else { words };
+        lines.push([
+            row.name.clone(),
+            status,
+            port,
+            row.vm_type.into(),
+            or_none(row.arch.into()),
+            or_none(networks.join(",")),
+            or_none(addresses.join(",")),
+        ]);
+        let of_networks = row.networks.iter().filter_map(|network| network.problem.clone());
+        let of_ports = row.ports.iter().filter_map(|port| {
+            port.problem.as_ref().map(|why| format!("{} is not forwarded: {why}", port.guest))
+        });
+        let all = row.errors.iter().cloned().chain(of_networks).chain(of_ports);
+        notes.extend(all.map(|note| format!("{}: {note}", row.name)));
+    }
+    let width = |i: usize| {
+        lines.iter().filter_map(|line| line.get(i)).map(String::len).max().unwrap_or_default()
+    };
+    let widths: Vec<_> = (0..head.len()).map(width).collect();
+    let mut text = String::new();
+    for line in &lines {
+        let cells: Vec<_> =
+            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text += cells.join("  ").trim_end();
+        text.push('\n');
+    }
+    for note in notes {
+        text += &format!("{note}\n");
+    }
+    text
+}

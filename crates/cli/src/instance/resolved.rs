@@ -1,0 +1,194 @@
+//! What a `lima.yaml` comes to: machine, networks and names, checked against what the driver can do
+//! before anything is started.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
+use vmlan_config::instance::{InstanceConfig, VmType};
+use vmlan_config::layers::Layers;
+use vmlan_config::raw::{RawEntry, RawInstance};
+use vmlan_config::{
+    Attachment, HostResolver, LimaHome, Mode, NetworksFile, Report, Source, Target,
+};
+use vmlan_dns::{Files as DnsFiles, Ipv6, Names, Options};
+use vmlan_netd::vmnet::Helper;
+use vmlan_vm::instance::Instance;
+use vmlan_vm::instance::host::{Card, Network, Spec};
+use vmlan_vm::qemu::accel::Accel;
+
+use super::lan::{Configured, Own};
+use crate::Failure;
+use crate::network::shown;
+
+/// A `lima.yaml` that a machine can be made of.
+#[derive(Debug)]
+pub(super) struct Resolved {
+    pub(super) config: InstanceConfig,
+    resolver: HostResolver,
+    attachments: Vec<Attachment>,
+    networks: NetworksFile,
+}
+
+/// The `networks:` of a `lima.yaml`, as JSON.
+pub(super) fn networks_of(source: &Source) -> Vec<Value> {
+    let raw = RawInstance::parse(source).unwrap_or_default();
+    let entry = |entry: &RawEntry| {
+        let mut map = serde_json::Map::new();
+        let texts = [
+            ("lima", &entry.lima),
+            ("socket", &entry.socket),
+            ("macAddress", &entry.mac_address),
+            ("interface", &entry.interface),
+        ];
+        for (key, value) in texts {
+            map.extend(value.as_ref().map(|at| (key.to_owned(), at.value.clone().into())));
+        }
+        map.extend(entry.vz_nat.as_ref().map(|at| ("vzNAT".to_owned(), at.value.into())));
+        map.extend(entry.metric.as_ref().map(|at| ("metric".to_owned(), at.value.into())));
+        Value::Object(map)
+    };
+    raw.networks.iter().flatten().map(|at| entry(&at.value)).collect()
+}
+
+impl Resolved {
+    /// Reads the text of an instance's `lima.yaml`, which errors call `path`. What is to be said
+    /// about it is told if `aloud`.
+    pub(super) fn new(
+        home: &LimaHome,
+        instance: &Instance,
+        path: &Path,
+        text: &str,
+        aloud: bool,
+    ) -> Result<Self, Failure> {
+        let source = Source::new(path, text);
+        let failed = |report: Report| Failure::Failed(shown(&report));
+        let read = InstanceConfig::parse(&source, &instance.files.dir).map_err(failed)?;
+        let networks = NetworksFile::load(home, &vmlan_config::Platform::detect())?;
+        let raw = Layers::load(home)?.apply(RawInstance::parse(&source).map_err(failed)?);
+        let report = |diagnostics| Report { file: source.clone(), diagnostics };
+        let place = vmlan_config::Instance {
+            networks: &networks.networks,
+            machine: &vmlan_config::machine::id(),
+            dir: &instance.files.dir,
+        };
+        let entries = raw.networks.as_deref().unwrap_or_default();
+        let attachments = vmlan_config::attachments(entries, place);
+        let (attachments, about_networks) = attachments.map_err(|found| failed(report(found)))?;
+        let resolver = HostResolver::of(&raw);
+        let (resolver, about_names) = resolver.map_err(|found| failed(report(found)))?;
+        if aloud {
+            let warnings: Vec<_> = about_networks.into_iter().chain(about_names).collect();
+            let mut reports: Vec<Report> = read.warnings.into_iter().collect();
+            if !warnings.is_empty() {
+                reports.push(report(warnings));
+            }
+            for report in reports {
+                crate::tell(&report.to_string());
+            }
+        }
+        let resolved = Self { config: read.config, resolver, attachments, networks };
+        resolved.refuse_what_cannot_be(path)?;
+        Ok(resolved)
+    }
+
+    fn refuse_what_cannot_be(&self, path: &Path) -> Result<(), Failure> {
+        let refused = |why: String| Err(Failure::Failed(format!("{}: {why}", path.display())));
+        if self.config.vm_type == VmType::Vz {
+            return refused(match cfg!(target_os = "macos") {
+                true => "vmType vz cannot be started by this build; use vmType: qemu".into(),
+                false => "vmType vz is Apple's Virtualization.framework, and needs macOS; use \
+                          vmType: qemu"
+                    .into(),
+            });
+        }
+        let mut names: Vec<&str> = Vec::new();
+        for attachment in &self.attachments {
+            match &attachment.target {
+                Target::Default | Target::Socket(_) => {}
+                Target::VzNat => {
+                    return refused(
+                        "vzNAT is for vmType vz on macOS: with QEMU, a network of mode shared \
+                         does the like (`lima: shared`)"
+                            .into(),
+                    );
+                }
+                Target::Lima(name) => {
+                    let network = crate::network::find(&self.networks, name)?;
+                    if let Some(Err(why)) = Helper::of(network).map(|helper| helper.check()) {
+                        return refused(format!("network `{name}`: {why}"));
+                    }
+                    if names.contains(&name.as_str()) {
+                        return refused(format!("network `{name}` is given twice"));
+                    }
+                    names.push(name);
+                }
+            }
+        }
+        let first = self.attachments.first().map(|attachment| &attachment.target);
+        if self.config.slirp && first != Some(&Target::Default) {
+            return refused(
+                "QEMU's own network has no place beside a network of mode user-v2".into(),
+            );
+        }
+        Ok(())
+    }
+
+    /// What the host agent is to run.
+    pub(super) fn spec(self, home: &LimaHome, instance: Instance) -> Result<Spec, Failure> {
+        let accel = match std::env::var("VMLAN_ACCEL").ok().filter(|name| !name.is_empty()) {
+            Some(name) => Some(Accel::named(&name).ok_or_else(|| {
+                Failure::Failed(format!("VMLAN_ACCEL must be kvm, hvf or tcg, got `{name}`"))
+            })?),
+            None => self.config.accel.as_deref().and_then(Accel::named),
+        };
+        let mut cards = Vec::new();
+        for attachment in &self.attachments {
+            let network = match &attachment.target {
+                Target::Default | Target::VzNat if self.config.slirp => {
+                    Network::Slirp(self.names())
+                }
+                Target::Default | Target::VzNat => {
+                    Network::Managed(Arc::new(Own::new(&instance.files)))
+                }
+                Target::Socket(path) => Network::Socket(path.clone()),
+                Target::Lima(name) => {
+                    let network = crate::network::find(&self.networks, name)?;
+                    let lan = Configured::new(home, network).map_err(Failure::Failed)?;
+                    match (network.mode, Helper::of(network)) {
+                        (Mode::UserV2, _) | (_, None) => Network::Managed(Arc::new(lan)),
+                        (_, Some(helper)) => Network::Bridged { lan: Arc::new(lan), helper },
+                    }
+                }
+            };
+            cards.push(Card { attachment: attachment.clone(), network });
+        }
+        let Self { config, resolver, .. } = self;
+        Ok(Spec { home: home.clone(), instance, config, resolver, cards, accel })
+    }
+
+    /// What names mean where the resolver is not a network's own.
+    fn names(&self) -> Options {
+        let mut names = Names::default();
+        for (name, target) in &self.resolver.hosts {
+            let target = match target.parse() {
+                Ok(address) => vmlan_dns::Target::Address(address),
+                Err(_) => vmlan_dns::Target::Alias(target.clone()),
+            };
+            // Vmlan's own names stay what they are.
+            let _ = names.add(name, &target);
+        }
+        let host = vmlan_dns::Target::Address(vmlan_vm::qemu::SLIRP_HOST.into());
+        let _ = names.add("host.lima.internal", &host);
+        let ipv6 = match self.resolver.ipv6 {
+            None => Ipv6::Auto,
+            Some(true) => Ipv6::Always,
+            Some(false) => Ipv6::Never,
+        };
+        let source = match self.resolver.enabled {
+            true => vmlan_dns::Source::default(),
+            false => vmlan_dns::Source::ResolvConf(DnsFiles::default().resolv_conf),
+        };
+        Options { source, names, ipv6 }
+    }
+}

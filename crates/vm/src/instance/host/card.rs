@@ -1,0 +1,125 @@
+//! A machine's card on a network with a daemon: a pair of datagram sockets, one end QEMU's, the other
+//! lent to the daemon and, when that one dies, to its successor.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use vmlan_netd::managed::{self, Hello, JoinError, Joined, Welcome};
+
+use super::state::State;
+use super::{Lan, Message, spawn};
+
+/// How long daemons may come and go under a machine that wants to join.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Between attempts to have a network back.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// A card that has joined.
+#[derive(Debug)]
+pub(super) struct Joining {
+    lan: Arc<dyn Lan>,
+    hello: Hello,
+    /// Not of a card on a bridge.
+    ours: Option<OwnedFd>,
+    joined: Joined,
+}
+
+/// A pair of sockets for a card: ours, and QEMU's.
+pub(super) fn pair() -> Result<(OwnedFd, OwnedFd), String> {
+    let pair = socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
+    pair.map_err(|e| format!("cannot make a socket: {e}"))
+}
+
+impl Joining {
+    /// Joins with our end of the card, or with one that is on the network's bridge.
+    pub(super) fn new(
+        lan: Arc<dyn Lan>,
+        hello: Hello,
+        ours: Option<OwnedFd>,
+    ) -> Result<Self, String> {
+        let joined = join(&*lan, &hello, ours.as_ref())?;
+        Ok(Self { lan, hello, ours, joined })
+    }
+
+    pub(super) fn welcome(&self) -> &Welcome {
+        &self.joined.welcome
+    }
+
+    /// Joins again whenever the daemon has gone, for as long as the machine is there.
+    pub(super) fn keep(
+        mut self,
+        card: usize,
+        state: &Arc<State>,
+        tell: Sender<Message>,
+    ) -> Result<(), String> {
+        let welcome = &self.joined.welcome;
+        self.hello.addresses = Some((welcome.address, welcome.address6));
+        let state = Arc::clone(state);
+        let work = move || {
+            loop {
+                wait_for_end(&self.joined);
+                if state.is_over() {
+                    return;
+                }
+                let mut told: Option<String> = None;
+                loop {
+                    let joined = match self.lan.is_configured() {
+                        true => join(&*self.lan, &self.hello, self.ours.as_ref()),
+                        false => Err(format!("network {} has been deleted", self.lan.label())),
+                    };
+                    let result = match joined {
+                        Ok(joined) => {
+                            self.joined = joined;
+                            Ok(())
+                        }
+                        Err(why) => Err(why),
+                    };
+                    let back = result.is_ok();
+                    if (back || told.as_ref() != result.as_ref().err())
+                        && tell.send(Message::Network { card, result: result.clone() }).is_err()
+                    {
+                        return;
+                    }
+                    if back {
+                        break;
+                    }
+                    told = result.err();
+                    thread::sleep(AGAIN);
+                }
+            }
+        };
+        spawn("network", work).map_err(|e| format!("cannot start a thread: {e}"))
+    }
+}
+
+/// Joins a network's daemon, or its successor if it ends in between.
+fn join(lan: &dyn Lan, hello: &Hello, card: Option<&OwnedFd>) -> Result<Joined, String> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let stream = lan.connect()?;
+        let joined = match card {
+            Some(card) => managed::join(stream, hello, card.as_fd()),
+            None => managed::stay(stream, hello),
+        };
+        match joined {
+            Err(JoinError::Ended) if Instant::now() < end => {}
+            joined => return joined.map_err(|e| e.to_string()),
+        }
+    }
+}
+
+fn wait_for_end(joined: &Joined) {
+    loop {
+        let mut fds = [PollFd::new(joined, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, None) {
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(_) => return,
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What is so about the machine at the moment, for whoever asks.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::super::info::{Health, Info, Network, Port};
+use crate::ports::Ports;
+
+/// Shared between the threads.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    info: Mutex<Info>,
+    ports: Mutex<Option<Ports>>,
+    over: AtomicBool,
+}
+
+impl State {
+    fn info(&self) -> MutexGuard<'_, Info> {
+        self.info.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ports(&self) -> MutexGuard<'_, Option<Ports>> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn snapshot(&self) -> Info {
+        let ports = self.ports().as_ref().map(Ports::list).unwrap_or_default();
+        let ports = ports.into_iter().map(|state| Port {
+            host: state.port.local.to_string(),
+            guest: state.port.guest_text(),
+            problem: state.problem,
+        });
+        Info { ports: ports.collect(), ..self.info().clone() }
+    }
+
+    pub(super) fn set_ports(&self, ports: Ports) {
+        *self.ports() = Some(ports);
+    }
+
+    /// The machine is gone: nobody needs its networks any more.
+    pub(super) fn finish(&self) {
+        self.over.store(true, Ordering::Relaxed);
+        *self.ports() = None;
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// The first network has a new daemon.
+    pub(super) fn network_is_new(&self) {
+        if let Some(ports) = &*self.ports() {
+            ports.network_is_new();
+        }
+    }
+
+    pub(super) fn ssh_port(&self) -> u16 {
+        self.info().ssh_local_port
+    }
+
+    pub(super) fn health(&self) -> Health {
+        self.info().health
+    }
+
+    pub(super) fn set_ssh_port(&self, port: u16) {
+        self.info().ssh_local_port = port;
+    }
+
+    pub(super) fn set_driver(&self, pid: u32, accel: &str) {
+        let mut info = self.info();
+        info.driver_pid = pid;
+        info.accel = accel.into();
+    }
+
+    pub(super) fn add_network(&self, network: Network) {
+        self.info().networks.push(network);
+    }
+
+    pub(super) fn set_problem(&self, card: usize, problem: Option<String>) {
+        let mut info = self.info();
+        if let Some(network) = info.networks.get_mut(card) {
+            network.problem = problem;
+        }
+        info.judge();
+    }
+
+    pub(super) fn set_ready(&self) {
+        let mut info = self.info();
+        info.health = Health::Ready;
+        info.judge();
+    }
+
+    pub(super) fn set_stopping(&self) {
+        self.info().health = Health::Stopping;
+    }
+}
+
+impl Info {
+    /// Ready or degraded.
+    fn judge(&mut self) {
+        if matches!(self.health, Health::Ready | Health::Degraded) {
+            let missing = self.networks.iter().any(|network| network.problem.is_some());
+            self.health = if missing { Health::Degraded } else { Health::Ready };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_that_is_missing_degrades_a_machine_that_is_ready() {
+        let state = State::default();
+        state.add_network(Network {
+            network: "default".into(),
+            interface: "eth0".into(),
+            mac: String::new(),
+            addresses: Vec::new(),
+            problem: None,
+        });
+        state.set_problem(0, Some("gone".into()));
+        assert_eq!(state.health(), Health::Booting);
+        state.set_ready();
+        assert_eq!(state.health(), Health::Degraded);
+        state.set_problem(0, None);
+        assert_eq!(state.health(), Health::Ready);
+        state.set_stopping();
+        state.set_problem(0, Some("gone".into()));
+        assert_eq!(state.health(), Health::Stopping);
+    }
+}
