@@ -23,6 +23,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let text = text.map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))?;
     let resolved = Resolved::new(store.home(), &instance, &path, &text, false)?;
     let spec = resolved.spec(store.home(), instance)?;
-    host::run(spec).map_err(Failure::Failed)?;
+    host::run(&spec).map_err(Failure::Failed)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -28,7 +28,7 @@ impl<'a> Images<'a> {
         let cache = Cache::place(var).ok_or_else(|| {
             Failure::Failed("neither XDG_CACHE_HOME nor HOME is the path of a directory".into())
         })?;
-        Ok(Self { cache, beside: lima_yaml.parent().unwrap_or(Path::new("")) })
+        Ok(Self { cache, beside: lima_yaml.parent().unwrap_or_else(|| Path::new("")) })
     }
 
     /// All files of an image.

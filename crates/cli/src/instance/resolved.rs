@@ -8,11 +8,8 @@ use serde_json::Value;
 use vmlan_config::instance::{InstanceConfig, VmType};
 use vmlan_config::layers::Layers;
 use vmlan_config::raw::{RawEntry, RawInstance};
-use vmlan_config::{
-    Attachment, HostResolver, LimaHome, Mode, NetworksFile, Report, Source, Target,
-};
+use vmlan_config::{Attachment, HostResolver, LimaHome, NetworksFile, Report, Source, Target};
 use vmlan_dns::{Files as DnsFiles, Ipv6, Names, Options};
-use vmlan_netd::vmnet::Helper;
 use vmlan_vm::instance::Instance;
 use vmlan_vm::instance::host::{Card, Network, Spec};
 use vmlan_vm::qemu::accel::Accel;
@@ -115,7 +112,7 @@ impl Resolved {
                 }
                 Target::Lima(name) => {
                     let network = crate::network::find(&self.networks, name)?;
-                    if let Some(Err(why)) = Helper::of(network).map(|helper| helper.check()) {
+                    if let Err(why) = imp::check(network) {
                         return refused(format!("network `{name}`: {why}"));
                     }
                     if names.contains(&name.as_str()) {
@@ -155,10 +152,7 @@ impl Resolved {
                 Target::Lima(name) => {
                     let network = crate::network::find(&self.networks, name)?;
                     let lan = Configured::new(home, network).map_err(Failure::Failed)?;
-                    match (network.mode, Helper::of(network)) {
-                        (Mode::UserV2, _) | (_, None) => Network::Managed(Arc::new(lan)),
-                        (_, Some(helper)) => Network::Bridged { lan: Arc::new(lan), helper },
-                    }
+                    imp::connected(network, Arc::new(lan))
                 }
             };
             cards.push(Card { attachment: attachment.clone(), network });
@@ -190,5 +184,44 @@ impl Resolved {
             false => vmlan_dns::Source::ResolvConf(DnsFiles::default().resolv_conf),
         };
         Options { source, names, ipv6 }
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod imp {
+    use std::sync::Arc;
+
+    use vmlan_netd::vmnet::Helper;
+    use vmlan_vm::instance::host::{Lan, Network};
+
+    /// Whether root's part of the network is there, if it has one.
+    pub(super) fn check(network: &vmlan_config::Network) -> Result<(), String> {
+        Helper::of(network).map_or(Ok(()), |helper| helper.check()).map_err(|e| e.to_string())
+    }
+
+    pub(super) fn connected(network: &vmlan_config::Network, lan: Arc<dyn Lan>) -> Network {
+        match Helper::of(network) {
+            Some(helper) => Network::Bridged { lan, helper },
+            None => Network::Managed(lan),
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod imp {
+    use std::sync::Arc;
+
+    use vmlan_config::Mode;
+    use vmlan_vm::instance::host::{Lan, Network};
+
+    pub(super) fn check(network: &vmlan_config::Network) -> Result<(), String> {
+        match network.mode {
+            Mode::UserV2 => Ok(()),
+            mode => Err(format!("machines cannot join mode {mode} on this system yet")),
+        }
+    }
+
+    pub(super) fn connected(_network: &vmlan_config::Network, lan: Arc<dyn Lan>) -> Network {
+        Network::Managed(lan)
     }
 }

@@ -7,9 +7,7 @@ use std::process::{Command, Stdio};
 
 use vmlan_api::network::Network as Running;
 use vmlan_api::{Client, ClientError, Tunnel};
-use vmlan_config::{
-    HostResolver, LimaHome, Mode, Network, NetworkPaths, NetworksFile, Platform, Reservation,
-};
+use vmlan_config::{LimaHome, Mode, Network, NetworkPaths, NetworksFile, Platform, Reservation};
 use vmlan_netd::managed::{self, EnsureError};
 
 use super::watch;

@@ -262,7 +262,7 @@ ssh: {localPort: 60022}
             &["networks[0].lima=user-v2", "networks[]={vzNAT: true, metric: 5}", "ssh.localPort=0"],
         );
         let text = text.unwrap();
-        let want = "\n# Its networks.\nnetworks:\n- lima: user-v2\n- vzNAT: true\n  metric: 5\nssh:\n  localPort: 0\n";
+        let want = "\n# Its networks.\nnetworks:\n- lima: user-v2\n- metric: 5\n  vzNAT: true\nssh:\n  localPort: 0\n";
         assert!(text.ends_with(want), "{text}");
         let text = set("", &["env.A_B=x y", "vmOpts.qemu.accel=tcg", "provision=[]"]).unwrap();
         assert!(text.contains("env:\n  A_B: \"x y\"\n"), "{text}");

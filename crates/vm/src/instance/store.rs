@@ -355,7 +355,7 @@ mod tests {
         let draft = lab.store.begin("web").unwrap();
         assert_eq!(lab.store.find("web").unwrap(), None);
         let instance = draft.finish("cpus: 1\n", &base, &never).unwrap();
-        assert_eq!(lab.store.all().unwrap(), [instance.clone()]);
+        assert_eq!(lab.store.all().unwrap(), std::slice::from_ref(&instance));
         let disk = fs::read(instance.files.base_disk()).unwrap();
         assert_eq!(disk, fs::read(&base.disk).unwrap());
         assert!(matches!(lab.store.begin("web"), Err(StoreError::Exists(_))));

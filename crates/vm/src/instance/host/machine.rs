@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -80,7 +79,7 @@ impl Machine {
         // What it says is in the host agent's log.
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let child = command.spawn().map_err(|e| format!("{}: {e}", program.path.display()))?;
-        close(fds);
+        drop(fds);
         let pid = Pid::from_child(&child);
         let machine = Self { files, pid: Some(pid), accel, said };
         state.set_driver(child.id(), machine.accel.accel.name());
@@ -159,10 +158,6 @@ impl Drop for Machine {
     }
 }
 
-fn close(fds: Vec<OwnedFd>) {
-    drop(fds);
-}
-
 fn kernel(files: &Files) -> Option<Kernel> {
     let file = Some(files.kernel()).filter(|path| path.exists())?;
     let cmdline = fs::read_to_string(files.kernel_cmdline()).unwrap_or_default();
@@ -182,17 +177,20 @@ fn cpus(accel: Accel, arch: Arch) -> u32 {
 
 /// Half of the host's, if that is less.
 fn memory() -> u64 {
-    let pages = rustix_memory().unwrap_or(MEMORY * 2);
-    MEMORY.min(pages / 2)
+    imp::memory().map_or(MEMORY, |all| MEMORY.min(all / 2))
 }
 
 #[cfg(target_os = "linux")]
-fn rustix_memory() -> Option<u64> {
-    let info = rustix::system::sysinfo();
-    Some(u64::try_from(info.totalram).ok()? * u64::from(info.mem_unit))
+mod imp {
+    pub(super) fn memory() -> Option<u64> {
+        let info = rustix::system::sysinfo();
+        info.totalram.checked_mul(info.mem_unit.into())
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn rustix_memory() -> Option<u64> {
-    None
+mod imp {
+    pub(super) fn memory() -> Option<u64> {
+        None
+    }
 }

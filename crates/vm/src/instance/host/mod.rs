@@ -24,6 +24,7 @@ use vmlan_api::Client;
 use vmlan_config::instance::InstanceConfig;
 use vmlan_config::{Attachment, HostResolver, LimaHome};
 use vmlan_netd::PidFile;
+#[cfg(target_os = "linux")]
 use vmlan_netd::vmnet::Helper;
 
 use super::event::{Events, Status};
@@ -60,11 +61,23 @@ pub enum Network {
     /// A network with a daemon of vmlan's.
     Managed(Arc<dyn Lan>),
     /// One whose guests are on a bridge, where root's helper makes the card.
+    #[cfg(target_os = "linux")]
     Bridged { lan: Arc<dyn Lan>, helper: Helper },
     /// The socket of somebody else's daemon.
     Socket(PathBuf),
     /// QEMU's own network. The names that it is to have come from a resolver of vmlan's.
     Slirp(vmlan_dns::Options),
+}
+
+impl Network {
+    fn lan(&self) -> Option<&Arc<dyn Lan>> {
+        match self {
+            Self::Managed(lan) => Some(lan),
+            #[cfg(target_os = "linux")]
+            Self::Bridged { lan, .. } => Some(lan),
+            Self::Socket(_) | Self::Slirp(_) => None,
+        }
+    }
 }
 
 /// A network with a daemon that comes with its first guest.
@@ -103,7 +116,7 @@ enum Message {
 }
 
 /// Runs a machine to its end. What is told on standard output are events.
-pub fn run(spec: Spec) -> Result<(), String> {
+pub fn run(spec: &Spec) -> Result<(), String> {
     vmlan_netd::leave_caller();
     let stdout = rustix::io::dup(std::io::stdout()).map_err(|e| e.to_string())?;
     let events = Arc::new(Events::new(fs::File::from(stdout)));
@@ -113,7 +126,7 @@ pub fn run(spec: Spec) -> Result<(), String> {
     result
 }
 
-fn try_run(spec: Spec, events: &Arc<Events>) -> Result<(), String> {
+fn try_run(spec: &Spec, events: &Arc<Events>) -> Result<(), String> {
     let files = spec.instance.files.clone();
     let _pidfile = PidFile::write(&files.host_pid()).map_err(|e| e.to_string())?;
     files.clean();
@@ -122,12 +135,12 @@ fn try_run(spec: Spec, events: &Arc<Events>) -> Result<(), String> {
     let state = Arc::new(State::default());
     api::serve(&files.host_socket(), Arc::clone(&state), tell.clone())?;
 
-    let mut plan = plan::make(&spec, &state, events)?;
+    let mut plan = plan::make(spec, &state, events)?;
     let ports = plan.ports.take();
-    let mut machine = Machine::start(&spec, plan, &state, &tell)?;
+    let mut machine = Machine::start(spec, plan, &state, &tell)?;
     let said = format!("booting, {}", machine.accel());
     events.tell(Status { progress: Some(said), ..Status::default() });
-    wait_for_ssh(&spec, state.ssh_port(), tell);
+    wait_for_ssh(spec, state.ssh_port(), tell);
     if let Some(ports) = ports {
         state.set_ports(forwards::start(ports, events)?);
     }
@@ -136,7 +149,7 @@ fn try_run(spec: Spec, events: &Arc<Events>) -> Result<(), String> {
     state.finish();
     files.clean();
     for card in &spec.cards {
-        if let Network::Managed(lan) | Network::Bridged { lan, .. } = &card.network {
+        if let Some(lan) = card.network.lan() {
             lan.leave();
         }
     }

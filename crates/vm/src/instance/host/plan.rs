@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 
 use vmlan_config::instance::InstanceConfig;
-use vmlan_config::{Target, show_mac};
+use vmlan_config::show_mac;
 use vmlan_netd::DnsServer;
 use vmlan_netd::managed::{Forwarded, Hello, Welcome};
 
@@ -70,7 +70,7 @@ pub(super) fn make(spec: &Spec, state: &State, events: &Events) -> Result<Plan, 
                         name: Some(spec.instance.name.clone()),
                         hosts: if i == 0 { spec.resolver.hosts.clone() } else { Vec::new() },
                         ipv6: spec.resolver.ipv6.filter(|_| i == 0),
-                        plain: i == 0 && !spec.resolver.enabled,
+                        plain: i == 0 && !spec.resolver.enabled && spec.resolver.dns.is_empty(),
                         forwards,
                         ..Hello::default()
                     };
@@ -95,6 +95,7 @@ pub(super) fn make(spec: &Spec, state: &State, events: &Events) -> Result<Plan, 
                 plan.joined.push((i, joining));
                 (wire, addresses)
             }
+            #[cfg(target_os = "linux")]
             Network::Bridged { lan, helper } => {
                 let hello = Hello {
                     mac: show_mac(attachment.mac),
@@ -132,7 +133,7 @@ pub(super) fn make(spec: &Spec, state: &State, events: &Events) -> Result<Plan, 
         };
         plan.cards.push(Card { mac: attachment.mac, wire });
         state.add_network(info::Network {
-            network: label(&card.network, &attachment.target),
+            network: label(&card.network),
             interface: attachment.interface.clone(),
             mac: show_mac(attachment.mac),
             addresses,
@@ -157,11 +158,10 @@ fn forwards(spec: &Spec, state: &State, lan: &dyn Lan, welcome: &Welcome) -> por
     }
 }
 
-fn label(network: &Network, target: &Target) -> String {
-    match (network, target) {
-        (Network::Managed(lan) | Network::Bridged { lan, .. }, _) => lan.label(),
-        (Network::Socket(path), _) => format!("socket:{}", path.display()),
-        (Network::Slirp(_), _) => "slirp".into(),
+fn label(network: &Network) -> String {
+    match network {
+        Network::Socket(path) => format!("socket:{}", path.display()),
+        network => network.lan().map_or_else(|| "slirp".into(), |lan| lan.label()),
     }
 }
 
