@@ -2,8 +2,11 @@
 //! an ordinary user, the helper where it belongs and the sudoers file that `vmlan sudoers` prints.
 
 use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use crate::binary::{helper, vmlan};
 use crate::process::{Process, capture, eventually};
@@ -147,6 +150,31 @@ impl BridgeHost {
         let address = word.and_then(|word| word.split('/').next());
         let address = address.unwrap_or_else(|| panic!("no address: {}", process.stderr()));
         RunningGuest { address: address.to_owned(), process }
+    }
+
+    /// A machine's card on a network that is there, as whoever starts machines for the ordinary user
+    /// asks for it.
+    #[track_caller]
+    pub fn tap(&self, bridge: &str, mac: &str) -> OwnedFd {
+        // The helper wants to see the user's own socket.
+        let pair = std::thread::scope(|scope| {
+            let made = scope.spawn(|| {
+                let uid = rustix::fs::Uid::from_raw(61234);
+                rustix::thread::set_thread_res_uid(uid, uid, uid).expect("root may");
+                let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
+                socketpair(family, SocketType::SEQPACKET, flags, None).expect("a socket pair")
+            });
+            made.join().expect("a thread")
+        });
+        let (ours, theirs) = pair;
+        vmlan_link::scm::send_fds(&ours, format!("tap {mac}").as_bytes(), &[]).expect("a request");
+        let helper = "exec sudo -n -u root -g root -- /usr/local/libexec/vmlan-helper";
+        let mut command = self.command(As::User, &format!("{helper} attach --bridge={bridge}"));
+        let output = command.stdin(theirs).output().expect("sudo runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        let (_, fds) = vmlan_link::scm::recv_fds(&ours, &mut [0; 64]).expect("an answer");
+        fds.into_iter().next().expect("a card")
     }
 
     /// Everything that a network may change, a fact in a line; less what passes with time.

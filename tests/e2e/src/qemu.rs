@@ -2,6 +2,7 @@
 //! drives. `scripts/guest-image` builds what it boots and documents the shell's protocol.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -66,6 +67,14 @@ impl Machine {
         let machine = Self { process, shell, lines, console };
         machine.reply("boot", BOOT);
         machine
+    }
+
+    /// Boots with a card that is an open TAP device.
+    #[track_caller]
+    pub fn boot_on(tap: &OwnedFd, mac: &str) -> Self {
+        // A copy that outlives the start of QEMU.
+        let copy = rustix::io::dup(tap).expect("a copy");
+        Self::boot(&format!("tap,fd={},vhost=off", copy.as_raw_fd()), mac)
     }
 
     /// Runs a line of shell in the guest and returns what came of it.
