@@ -11,6 +11,7 @@ pub mod bridge_host;
 pub mod dns_client;
 pub mod dns_message;
 pub mod frames;
+pub mod instances;
 pub mod managed;
 pub mod named;
 pub mod nameserver;
@@ -24,6 +25,7 @@ pub mod upstream;
 pub mod world;
 
 pub use bridge_host::{As, BridgeHost, RunningGuest};
+pub use instances::MachineHost;
 pub use managed::Lab;
 pub use netd::Netd;
 pub use netns::Netns;
