@@ -60,9 +60,10 @@ impl Resolved {
     ) -> Result<Self, Failure> {
         let source = Source::new(path, text);
         let failed = |report: Report| Failure::Failed(shown(&report));
-        let read = InstanceConfig::parse(&source, &instance.files.dir).map_err(failed)?;
+        let layers = Layers::load(home)?;
+        let read = layers.machine(&source, &instance.files.dir).map_err(failed)?;
         let networks = NetworksFile::load(home, &vmlan_config::Platform::detect())?;
-        let raw = Layers::load(home)?.apply(RawInstance::parse(&source).map_err(failed)?);
+        let raw = layers.apply(RawInstance::parse(&source).map_err(failed)?);
         let report = |diagnostics| Report { file: source.clone(), diagnostics };
         let place = vmlan_config::Instance {
             networks: &networks.networks,

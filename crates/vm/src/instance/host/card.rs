@@ -2,13 +2,13 @@
 //! lent to the daemon and, when that one dies, to its successor.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use vmlan_netd::managed::{self, Hello, JoinError, Joined, Welcome};
 
 use super::state::State;
@@ -32,8 +32,8 @@ pub(super) struct Joining {
 
 /// A pair of sockets for a card: ours, and QEMU's.
 pub(super) fn pair() -> Result<(OwnedFd, OwnedFd), String> {
-    let pair = socketpair(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
-    pair.map_err(|e| format!("cannot make a socket: {e}"))
+    let pair = UnixDatagram::pair().map_err(|e| format!("cannot make a socket: {e}"));
+    pair.map(|(ours, theirs)| (ours.into(), theirs.into()))
 }
 
 impl Joining {

@@ -243,7 +243,8 @@ fn write_seed(
     }
     if agent::binary(spec.config.arch.name()).is_none() && !spec.config.plain {
         let arch = spec.config.arch.name();
-        let text = format!("this vmlan has no agent for {arch}: TCP ports alone are forwarded");
+        let text =
+            format!("this vmlan has no agent for {arch}: static port forwards alone are there");
         events.tell(Status { warning: Some(text), ..Status::default() });
     }
     let propagate = spec.config.propagate_proxy_env;
