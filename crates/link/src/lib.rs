@@ -59,6 +59,8 @@ pub enum LinkKind {
     Datagram,
     /// A connected socket that keeps the bounds of frames.
     Packet,
+    /// An interface of macOS' vmnet.framework.
+    Vmnet,
 }
 
 impl LinkKind {
@@ -68,6 +70,7 @@ impl LinkKind {
             Self::Stream => "stream",
             Self::Datagram => "datagram",
             Self::Packet => "packet",
+            Self::Vmnet => "vmnet",
         }
     }
 }

@@ -35,9 +35,9 @@ pub fn inherited(fd: RawFd) -> Result<OwnedFd, FdError> {
 }
 
 /// Becomes another program, which gets `fd` as its descriptor `number`. Returns why it could not.
-pub fn exec_with(fd: OwnedFd, number: RawFd, command: &mut Command) -> io::Error {
+pub fn exec_with(fd: BorrowedFd<'_>, number: RawFd, command: &mut Command) -> io::Error {
     if fd.as_raw_fd() == number {
-        if let Err(e) = fcntl_setfd(&fd, FdFlags::empty()) {
+        if let Err(e) = fcntl_setfd(fd, FdFlags::empty()) {
             return e.into();
         }
     } else {

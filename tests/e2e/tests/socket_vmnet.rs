@@ -116,6 +116,10 @@ fn guests_on_the_socket_are_on_the_bridge() {
         assert!(reaches(one, address), "{} to {address}", one.address);
     }
     host.run(As::User, &format!("ping -c 1 -W 2 {}", one.address));
+    // The guest's kernel makes itself an IPv6 address of what is advertised.
+    let six = "ip -6 addr show dev lima0 scope global -tentative | grep -q fd76:6d6c:c0a8:6900:";
+    eventually("an IPv6 address", SOON, || one.can(six).then_some(()));
+    assert!(reaches(one, "fd76:6d6c:c0a8:6900::1"));
     drop(guests);
     served.stop();
 }

@@ -163,7 +163,9 @@ fn refuse_what_cannot_be(file: &NetworksFile, attachments: &[Attachment]) -> Res
         match &attachment.target {
             Target::Default | Target::Socket(_) => {}
             Target::VzNat => {
-                return refused("vzNAT: it is for virtual machines of vmType vz on macOS".into());
+                let text = "vzNAT: it is for virtual machines of vmType vz on macOS; for a guest with \
+                            an address that the host reaches, use lima:shared";
+                return refused(text.into());
             }
             Target::Lima(name) => {
                 let network = crate::network::find(file, name)?;

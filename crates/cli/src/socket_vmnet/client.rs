@@ -2,6 +2,7 @@
 //! its descriptor 3.
 
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -35,6 +36,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let Some((program, rest)) = args.command.split_first() else {
         return Err(Failure::Usage("no program is named".into()));
     };
-    let error = vmlan_netd::exec_with(stream.into(), FD, Command::new(program).args(rest));
+    let error = vmlan_netd::exec_with(stream.as_fd(), FD, Command::new(program).args(rest));
     Err(Failure::Failed(format!("{}: {error}", program.display())))
 }

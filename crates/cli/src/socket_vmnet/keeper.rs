@@ -4,7 +4,7 @@
 
 use std::io::{self, Read};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -71,7 +71,7 @@ fn open(
 ) -> Result<(SocketPath, Option<PidFile>), String> {
     let bound = vmlan_netd::listen_for_group(&settings.socket, group);
     let (socket, path) = bound.map_err(|e| e.to_string())?;
-    server.say(SOCKET, Some(socket.into()))?;
+    server.say(SOCKET, socket.as_fd())?;
     server.expect(SERVING, signals)?;
     let pidfile = args.pidfile.as_deref().map(PidFile::write).transpose();
     Ok((path, pidfile.map_err(|e| format!("--pidfile {e}"))?))
@@ -100,15 +100,14 @@ impl Server {
         system::confine(&mut command);
         let child = command.spawn().map_err(failed)?;
         let mut server = Self { child, line };
-        if uplink.is_some() {
-            server.say(UPLINK, uplink)?;
+        if let Some(uplink) = uplink {
+            server.say(UPLINK, uplink.as_fd())?;
         }
         Ok(server)
     }
 
-    fn say(&mut self, word: u8, fd: Option<OwnedFd>) -> Result<(), String> {
-        let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
-        let sent = scm::send_fds(&self.line, &[word], &fds);
+    fn say(&mut self, word: u8, fd: BorrowedFd<'_>) -> Result<(), String> {
+        let sent = scm::send_fds(&self.line, &[word], &[fd]);
         sent.map(drop).map_err(|_| self.failure())
     }
 

@@ -12,6 +12,7 @@ use super::Args;
 pub(super) struct Settings {
     pub(super) socket: PathBuf,
     pub(super) mode: Mode,
+    /// Only macOS makes something of it.
     pub(super) interface_id: Option<Uuid>,
     /// Whether guests are given addresses.
     pub(super) dhcp: bool,
@@ -106,7 +107,7 @@ fn range(gateway: Ipv4Addr, end: Option<Ipv4Addr>, mask: Ipv4Addr) -> Result<Ran
         return Err(format!("--vmnet-mask={mask} is no mask of 8 to 29 bits"));
     }
     let [a, b, c, _] = gateway.octets();
-    let last = end.unwrap_or(Ipv4Addr::new(a, b, c, 254));
+    let last = end.unwrap_or_else(|| Ipv4Addr::new(a, b, c, 254));
     let inside = (gateway.to_bits() ^ last.to_bits()) & bits == 0;
     if !inside || last <= gateway {
         return Err(format!(
@@ -117,14 +118,22 @@ fn range(gateway: Ipv4Addr, end: Option<Ipv4Addr>, mask: Ipv4Addr) -> Result<Ran
 }
 
 impl Range {
+    #[cfg(any(target_os = "linux", test))]
     pub(super) fn prefix(&self) -> u8 {
         u8::try_from(self.mask.to_bits().leading_ones()).unwrap_or(32)
     }
 }
 
 impl Uuid {
+    #[cfg(any(target_os = "linux", test))]
     pub(super) fn as_str(&self) -> &str {
         &self.0
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn bytes(&self) -> [u8; 16] {
+        let digits: String = self.0.split('-').collect();
+        u128::from_str_radix(&digits, 16).unwrap_or(0).to_be_bytes()
     }
 }
 
