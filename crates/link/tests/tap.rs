@@ -106,6 +106,7 @@ fn config(host: u8, mtu: u16) -> InterfaceConfig {
             (format!("fd00:5::{host:x}").parse().unwrap(), 64),
         ],
         gateways: vec!["192.168.5.2".parse().unwrap(), "fd00:5::2".parse().unwrap()],
+        accept_ra: false,
     }
 }
 
