@@ -58,6 +58,7 @@ impl Managed {
             ipv6: resolver.ipv6,
             plain: !resolver.enabled && resolver.dns.is_empty(),
             bridged: false,
+            autoconf: false,
             mac: vmlan_config::show_mac(attachment.mac),
             name: args.name.clone(),
             forwards: forwards.map(forwarded).collect::<Result<_, _>>().map_err(Failure::Failed)?,

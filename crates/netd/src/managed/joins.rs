@@ -334,7 +334,8 @@ fn welcome(
     core.update_lease_names();
     if let Some(name) = &guest.name {
         let names = core.sockets.resolver().names_mut();
-        for address in [addresses.0.into(), addresses.1.into()] {
+        let six = (!hello.autoconf).then_some(addresses.1.into());
+        for address in [addresses.0.into()].into_iter().chain(six) {
             // The name has been checked.
             let _ = names.add(name, &Target::Address(address));
         }

@@ -35,6 +35,10 @@ pub struct Hello {
     /// The guest's card is on the network's bridge: it stays without handing one over.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub bridged: bool,
+    /// The guest configures its card itself: which IPv6 address it makes is not known, and its name
+    /// has none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub autoconf: bool,
     /// Ports of the host that lead to the guest while it is there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forwards: Vec<Forwarded>,

@@ -72,6 +72,7 @@ pub(super) fn make(spec: &Spec, state: &State, events: &Events) -> Result<Plan, 
                         ipv6: spec.resolver.ipv6.filter(|_| i == 0),
                         plain: i == 0 && !spec.resolver.enabled && spec.resolver.dns.is_empty(),
                         forwards,
+                        autoconf: true,
                         ..Hello::default()
                     };
                     Joining::new(lan.clone(), hello, Some(ours))
@@ -91,7 +92,7 @@ pub(super) fn make(spec: &Spec, state: &State, events: &Events) -> Result<Plan, 
                     host = Some(IpAddr::V4(welcome.gateway));
                     plan.ports = Some(forwards(spec, state, &**lan, welcome));
                 }
-                let addresses = vec![welcome.address.into(), welcome.address6.into()];
+                let addresses = vec![welcome.address.into()];
                 plan.joined.push((i, joining));
                 (wire, addresses)
             }
@@ -101,6 +102,7 @@ pub(super) fn make(spec: &Spec, state: &State, events: &Events) -> Result<Plan, 
                     mac: show_mac(attachment.mac),
                     name: Some(spec.instance.name.clone()),
                     bridged: true,
+                    autoconf: true,
                     ..Hello::default()
                 };
                 let failed = |e: String| format!("network {}: {e}", lan.label());
@@ -109,7 +111,7 @@ pub(super) fn make(spec: &Spec, state: &State, events: &Events) -> Result<Plan, 
                 let wire = Wire::Tap(tap.as_raw_fd());
                 plan.fds.push(tap);
                 let welcome = joining.welcome();
-                let addresses = vec![welcome.address.into(), welcome.address6.into()];
+                let addresses = vec![welcome.address.into()];
                 plan.joined.push((i, joining));
                 (wire, addresses)
             }
