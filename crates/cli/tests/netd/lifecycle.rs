@@ -183,5 +183,7 @@ fn an_idle_daemon_is_small_and_asleep() {
         std::thread::sleep(std::time::Duration::from_secs(1));
         (wakes() == before).then_some(())
     });
-    assert!(netd.memory("VmRSS") < 12 * 1024, "{} KiB", netd.memory("VmRSS"));
+    // What is mapped of the program's file differs from build to build.
+    let anonymous = netd.memory("RssAnon");
+    assert!(anonymous < 3 * 1024, "{anonymous} KiB");
 }
