@@ -1,8 +1,8 @@
-//! macOS' vmnet.framework: an interface on one of its networks, as a [`Link`](vmlan_link::Link) with
+//! macOS' vmnet.framework: an interface on one of its networks, as a `Link`(vmlan_link::Link) with
 //! batches of frames and a descriptor to poll.
 //!
-//! [`sys`] is the C interface as far as it is used, [`interface`] starts and stops an interface,
-//! [`link`] moves frames. What the frames are for is known to whoever uses the link. On other
+//! `sys` is the C interface as far as it is used, `interface` starts and stops an interface,
+//! `link` moves frames. What the frames are for is known to whoever uses the link. On other
 //! systems the crate is empty.
 #![cfg(target_os = "macos")]
 

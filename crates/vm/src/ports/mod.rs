@@ -1,9 +1,9 @@
 //! Ports and sockets of the host that lead to servers in a machine, as they come and go.
 //!
-//! The agent in the machine tells what listens there ([`channel`]); the rules of `portForwards`
-//! decide what of it is to be reached, and where ([`plan`]); the network's daemon opens the ports
-//! ([`forwards`]). What the network cannot reach by itself, the agent lifts to a port of the guest's
-//! own address. All of this is one thread ([`manager`]), and one more that reads the channel.
+//! The agent in the machine tells what listens there (`channel`); the rules of `portForwards`
+//! decide what of it is to be reached, and where (`plan`); the network's daemon opens the ports
+//! (`forwards`). What the network cannot reach by itself, the agent lifts to a port of the guest's
+//! own address. All of this is one thread (`manager`), and one more that reads the channel.
 //!
 //! The machine is hostile: what it says is bounded in size, number and pace, and decides about no
 //! address of the host.

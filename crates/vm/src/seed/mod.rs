@@ -33,7 +33,7 @@ pub struct Seed {
     pub dns: Vec<IpAddr>,
     /// The host as the guest sees it: `host.lima.internal`.
     pub host: Option<IpAddr>,
-    /// Environment variables of every login; see [`env`] for the proxies.
+    /// Environment variables of every login; see [`mod@env`] for the proxies.
     pub env: Vec<(String, String)>,
     pub ca_certs: Trust,
     /// Run in this order at the end of each boot.

@@ -1,9 +1,9 @@
 //! The process beside a running machine: QEMU's parent, and the machine's place on its networks. It
 //! is there as long as the machine is, and what it made for it goes with it.
 //!
-//! Everything that happens comes as a [`Message`] to one loop. A thread each waits for QEMU
-//! ([`machine`]), for signals, for the guest's ssh, for the daemon of each network ([`card`]), and
-//! for questions on `ha.sock` ([`api`]).
+//! Everything that happens comes as a `Message` to one loop. A thread each waits for QEMU
+//! (`machine`), for signals, for the guest's ssh, for the daemon of each network (`card`), and
+//! for questions on `ha.sock` (`api`).
 
 mod api;
 mod card;
