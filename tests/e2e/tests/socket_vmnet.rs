@@ -22,8 +22,10 @@ const OUTSIDE: &str = "
     ip netns add outside
     ip link add up0 type veth peer name out0 netns outside
     ip addr add 203.0.113.1/24 dev up0
+    ip addr add fd00:77::1/64 dev up0 nodad
     ip link set up0 up
     ip -n outside addr add 203.0.113.2/24 dev out0
+    ip -n outside addr add fd00:77::2/64 dev out0 nodad
     ip -n outside link set out0 up
     until [ -n \"$(ip -6 addr show dev up0 scope link -tentative)\" ]; do sleep 0.05; done
     until [ -n \"$(ip -n outside -6 addr show dev out0 scope link -tentative)\" ]; do sleep 0.05; done
@@ -86,6 +88,16 @@ fn reaches(guest: &RunningGuest, address: &str) -> bool {
     guest.can(&format!("ping -I lima0 -c 1 -W 2 {address} >/dev/null"))
 }
 
+/// The IPv6 address that a guest's kernel has made of what the network's router advertises.
+fn six(guest: &RunningGuest) -> String {
+    let show = "ip -6 -o addr show dev lima0 scope global -tentative";
+    eventually("an IPv6 address", SOON, || {
+        let text = guest.run(show);
+        let word = text.split_whitespace().find_map(|word| word.strip_suffix("/64"));
+        word.map(str::to_owned)
+    })
+}
+
 #[test]
 fn guests_on_the_socket_are_on_the_bridge() {
     let served = Served::new("--vmnet-gateway=192.168.105.1");
@@ -116,6 +128,13 @@ fn guests_on_the_socket_are_on_the_bridge() {
         assert!(reaches(one, address), "{} to {address}", one.address);
     }
     host.run(As::User, &format!("ping -c 1 -W 2 {}", one.address));
+    // The guest's kernel makes itself an IPv6 address of what is advertised.
+    let six = guests.each_ref().map(six);
+    assert!(six[0].starts_with("fd76:6d6c:c0a8:6900:"), "{}", six[0]);
+    for address in ["fd76:6d6c:c0a8:6900::1", &six[1], "fd00:77::2"] {
+        assert!(reaches(one, address), "{} to {address}", six[0]);
+    }
+    host.run(As::User, &format!("ping -c 1 -W 2 {}", six[0]));
     drop(guests);
     served.stop();
 }

@@ -44,6 +44,8 @@ impl Unmanaged {
             mtu: Some(lease.mtu.unwrap_or(MTU)),
             addresses: vec![(lease.address.into(), lease.prefix)],
             gateways: lease.gateway.into_iter().map(IpAddr::V4).collect(),
+            // IPv6 is as the network's router says, if it has one.
+            accept_ra: true,
             ..InterfaceConfig::default()
         }
     }
