@@ -1,5 +1,6 @@
 //! resolv.conf(5): which nameservers are asked, in which order and with what patience, and in which
-//! domains the machine looks for short names.
+//! domains the machine looks for short names. On macOS configd(8) keeps the file, with the nameservers
+//! of the first network service that is up.
 
 use std::ffi::CString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};

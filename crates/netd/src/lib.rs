@@ -34,6 +34,7 @@ mod pulse;
 mod signals;
 mod state;
 mod token;
+mod trusted;
 mod tunnel;
 mod unix_path;
 #[cfg(target_os = "linux")]

@@ -7,7 +7,7 @@ mod view;
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant as SystemInstant};
 
@@ -17,10 +17,10 @@ use slab::Slab;
 use vmlan_api::{Action, MAX_REQUEST, Request, Response};
 
 use crate::core::Core;
-use crate::peer;
 use crate::token::Owner;
+use crate::trusted::TrustedListener;
 use crate::tunnel::Tunnels;
-use crate::unix_path::{self, BindError, SocketPath};
+use crate::unix_path::BindError;
 pub(crate) use action::Handover;
 use action::{Asked, Outcome};
 
@@ -36,8 +36,7 @@ const CHUNK: usize = 4096;
 
 #[derive(Debug)]
 pub(crate) struct Control {
-    listener: UnixListener,
-    _path: SocketPath,
+    listener: TrustedListener,
     clients: Slab<Client>,
 }
 
@@ -71,33 +70,20 @@ pub(crate) struct Handed {
 
 impl Control {
     pub(crate) fn new(registry: &Registry, path: &Path) -> Result<Self, BindError> {
-        let failed = |source| BindError::Io { path: path.into(), source };
-        let (listener, path) = unix_path::listen(path)?;
-        let fd = listener.as_raw_fd();
-        let token = Owner::ControlListener.token();
-        registry.register(&mut SourceFd(&fd), token, Interest::READABLE).map_err(failed)?;
-        Ok(Self { listener, _path: path, clients: Slab::new() })
+        let listener = TrustedListener::bind(registry, path, Owner::ControlListener.token())?;
+        Ok(Self { listener, clients: Slab::new() })
     }
 
     /// Takes new clients, as many as there is room for; the others wait in the backlog.
     pub(crate) fn accept(&mut self, registry: &Registry) {
         while self.clients.len() < MAX_CLIENTS {
-            match self.listener.accept() {
-                Ok((stream, _)) => {
-                    // Whoever is refused or lost here sees the connection close.
-                    let _ = self.add(registry, stream);
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return,
-            }
+            let Some(stream) = self.listener.accept() else { return };
+            // Whoever is lost here sees the connection close.
+            let _ = self.add(registry, stream);
         }
     }
 
     fn add(&mut self, registry: &Registry, stream: UnixStream) -> io::Result<()> {
-        if !peer::is_trusted(&stream)? {
-            return Ok(());
-        }
-        stream.set_nonblocking(true)?;
         let vacant = self.clients.vacant_entry();
         let token = Owner::Control(u32::try_from(vacant.key()).map_err(io::Error::other)?).token();
         let fd = stream.as_raw_fd();

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant as SystemInstant};
 
@@ -21,10 +21,10 @@ use vmlan_wire::Mac;
 use super::hosts::Hosts;
 use super::message::{Answer, Hello, MAX_LINE, Welcome};
 use crate::core::{Core, GuestInfo};
-use crate::peer;
 use crate::ports::LinkId;
 use crate::token::Owner;
-use crate::unix_path::{self, BindError, SocketPath};
+use crate::trusted::TrustedListener;
+use crate::unix_path::BindError;
 use crate::wrappers::Wrappers;
 
 /// Connections at once.
@@ -35,8 +35,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(crate) struct Joins {
-    listener: UnixListener,
-    _path: SocketPath,
+    listener: TrustedListener,
     clients: Slab<Client>,
 }
 
@@ -68,12 +67,8 @@ struct Guest {
 
 impl Joins {
     pub(crate) fn new(registry: &Registry, path: &Path) -> Result<Self, BindError> {
-        let failed = |source| BindError::Io { path: path.into(), source };
-        let (listener, path) = unix_path::listen(path)?;
-        let fd = listener.as_raw_fd();
-        let token = Owner::JoinListener.token();
-        registry.register(&mut SourceFd(&fd), token, Interest::READABLE).map_err(failed)?;
-        Ok(Self { listener, _path: path, clients: Slab::new() })
+        let listener = TrustedListener::bind(registry, path, Owner::JoinListener.token())?;
+        Ok(Self { listener, clients: Slab::new() })
     }
 
     /// Guests that are there or may be in a moment.
@@ -88,22 +83,13 @@ impl Joins {
 
     pub(crate) fn accept(&mut self, registry: &Registry) {
         while self.clients.len() < MAX_CLIENTS {
-            match self.listener.accept() {
-                Ok((stream, _)) => {
-                    // Whoever is refused or lost here sees the connection close.
-                    let _ = self.add(registry, stream);
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return,
-            }
+            let Some(stream) = self.listener.accept() else { return };
+            // Whoever is lost here sees the connection close.
+            let _ = self.add(registry, stream);
         }
     }
 
     fn add(&mut self, registry: &Registry, stream: UnixStream) -> io::Result<()> {
-        if !peer::is_trusted(&stream)? {
-            return Ok(());
-        }
-        stream.set_nonblocking(true)?;
         let vacant = self.clients.vacant_entry();
         let token = Owner::Join(u32::try_from(vacant.key()).map_err(io::Error::other)?).token();
         let fd = stream.as_raw_fd();
