@@ -12,7 +12,7 @@ pub(crate) enum Command {
     Start { bridge: Bridge, network: Network },
     /// Undo everything.
     Stop { bridge: Bridge },
-    /// Give a guest a card on the network. Which one is said on standard input.
+    /// Give a guest a card on the network, or take one away. Which one is said on standard input.
     Attach { bridge: Bridge },
 }
 

@@ -25,6 +25,7 @@ use crate::names::LeaseNames;
 use crate::paused::{Pause, Paused};
 use crate::ports::{LinkId, Ports, Turn};
 use crate::pulse::Pulse;
+use crate::vmnet::Helper;
 
 /// Storage for the frames of one read. Memory is used only as far as reads reach.
 const BATCH: usize = 640 * 1024;
@@ -81,6 +82,8 @@ pub(crate) struct Core {
 #[derive(Clone, Debug)]
 pub(crate) struct Lan {
     pub(crate) warnings: Vec<String>,
+    /// Takes away the cards of machines that are gone, where they stay.
+    pub(crate) cards: Option<Helper>,
 }
 
 /// A forward as who opened it wrote it.

@@ -33,6 +33,7 @@ use crate::state::{StateFile, Wishes};
 use crate::token::Owner;
 use crate::tunnel::Tunnels;
 use crate::unix_path::{self, BindError, SocketPath};
+use crate::vmnet::Helper;
 use crate::watch::{Next, Watches};
 use crate::wrappers::Wrappers;
 use crate::{DaemonError, peer, signals};
@@ -150,9 +151,10 @@ impl Daemon {
     }
 
     /// Keeps a network that the host only carries: guests have addresses, names and their way out
-    /// from it, and join so that it is there as long as they are. `warnings` is what they are told.
-    pub fn keep_lan(&mut self, warnings: Vec<String>) {
-        self.core.lan = Some(Lan { warnings });
+    /// from it, and join so that it is there as long as they are. `warnings` is what they are told,
+    /// and `cards` takes away what they leave where it does not go with them.
+    pub fn keep_lan(&mut self, warnings: Vec<String>, cards: Option<Helper>) {
+        self.core.lan = Some(Lan { warnings, cards });
     }
 
     /// Writes the frames of all guests to a new file, in pcapng.

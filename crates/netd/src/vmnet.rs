@@ -121,6 +121,12 @@ impl Helper {
         let (_, tap) = run(&self.attach, Some((&format!("tap {}", show_mac(mac)), None)))?;
         tap.ok_or(HelperError::Answer)
     }
+
+    /// Takes away what a machine that is gone has left on the network. Where guests are beside the
+    /// host, its card does not go with its descriptor.
+    pub fn remove(&self, mac: Mac) -> Result<(), HelperError> {
+        run(&self.attach, Some((&format!("gone {}", show_mac(mac)), None))).map(drop)
+    }
 }
 
 impl Started {

@@ -44,7 +44,7 @@ pub(super) fn run(args: &Args, name: &str) -> Result<ExitCode, Failure> {
         daemon.add_bridge(Box::new(card)).map_err(|e| failed(&e))?;
     }
     if let Kind::Lan { beside } = started.kind {
-        daemon.keep_lan(warnings(network, beside));
+        daemon.keep_lan(warnings(network, beside), beside.then(|| helper.clone()));
     }
     let _pidfile = announce(args, None, daemon.engine().config())?;
     daemon.run().map_err(|e| failed(&e))?;

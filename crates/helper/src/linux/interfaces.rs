@@ -181,17 +181,15 @@ impl Interfaces {
         }
     }
 
-    /// Makes a device on an interface for a machine. It does not go with its descriptor, but with
-    /// the network, or with the next one of the same MAC address.
+    /// Makes a device on an interface for a machine. It does not go with its descriptor, but by
+    /// [`Self::remove_macvtap`], or with the network.
     pub(super) fn add_macvtap(
         &mut self,
         network: &str,
         lower: &Link,
         mac: [u8; 6],
     ) -> Result<OwnedFd, String> {
-        for stale in self.ports_of(network)?.iter().filter(|port| port.mac == mac) {
-            self.remove(stale)?;
-        }
+        self.remove_macvtap(network, mac)?;
         let name = port_name()?;
         // Devices are called after the number in all namespaces alike.
         let index = random()? >> 2 | 1 << 29;
@@ -204,6 +202,15 @@ impl Interfaces {
             // The first error is the one to tell.
             let _ = self.remove(&port);
         })
+    }
+
+    /// Removes what a machine of this MAC address has left.
+    pub(super) fn remove_macvtap(&mut self, network: &str, mac: [u8; 6]) -> Result<(), String> {
+        let ports = self.ports_of(network)?;
+        for port in ports.iter().filter(|port| port.kind == "macvtap" && port.mac == mac) {
+            self.remove(port)?;
+        }
+        Ok(())
     }
 
     fn add_port(&mut self, network: &str, bridge: &Link, name: &str) -> Result<(), String> {

@@ -16,7 +16,7 @@ use std::os::fd::AsFd;
 
 use crate::args::{Bridge, Command, Network};
 use caller::{Caller, Line};
-use network::Ready;
+use network::{Ready, Request};
 use state::Store;
 
 pub(super) fn run(command: &Command) -> Result<(), String> {
@@ -48,11 +48,19 @@ fn start(caller: Caller, bridge: &Bridge, network: &Network) -> Result<(), Strin
 }
 
 /// Gives a guest a card. `veth NAME MAC` comes with the guest's network namespace, in which the card
-/// is made unless it is there already; `tap MAC` is answered by a descriptor.
+/// is made unless it is there already; `tap MAC` is answered by a descriptor; `gone MAC` takes away
+/// what a machine has left.
 fn attach(caller: Caller, bridge: &Bridge) -> Result<(), String> {
     let line = Line::open(caller)?;
     let (text, fd) = line.hear()?;
-    let wanted = network::Card::parse(&text, fd)?;
-    let (text, tap) = network::attach(&Store::open()?, caller, bridge, &wanted)?;
-    line.tell(text, tap.as_ref().map(AsFd::as_fd))
+    match Request::parse(&text, fd)? {
+        Request::Attach(card) => {
+            let (text, tap) = network::attach(&Store::open()?, caller, bridge, &card)?;
+            line.tell(text, tap.as_ref().map(AsFd::as_fd))
+        }
+        Request::Gone { mac } => {
+            network::detach(&Store::open()?, caller, bridge, mac)?;
+            line.tell("gone", None)
+        }
+    }
 }

@@ -19,16 +19,27 @@ pub(super) enum Card {
     Tap { mac: [u8; 6] },
 }
 
-impl Card {
+/// What is asked for on a network that is there.
+#[derive(Debug)]
+pub(super) enum Request {
+    Attach(Card),
+    /// The machine with this MAC address is gone. Its card may not have gone with it.
+    Gone {
+        mac: [u8; 6],
+    },
+}
+
+impl Request {
     /// Reads a request, and the descriptor that came with it.
     pub(super) fn parse(text: &str, fd: Option<OwnedFd>) -> Result<Self, String> {
         let mac = |text| parse_mac(text).ok_or("the card's MAC address is none of a guest's");
         match (text.split(' ').collect::<Vec<_>>()[..].as_ref(), fd) {
-            (["tap", address], None) => Ok(Self::Tap { mac: mac(address)? }),
+            (["tap", address], None) => Ok(Self::Attach(Card::Tap { mac: mac(address)? })),
             (["veth", name, address], Some(namespace)) => {
                 let name = Interface::parse(name).map_err(|e| format!("the card's name: {e}"))?;
-                Ok(Self::Veth { name, mac: mac(address)?, namespace })
+                Ok(Self::Attach(Card::Veth { name, mac: mac(address)?, namespace }))
             }
+            (["gone", address], None) => Ok(Self::Gone { mac: mac(address)? }),
             _ => Err("the request makes no sense".into()),
         }
     }
@@ -230,6 +241,31 @@ fn undo(
     sysctl::put_back(store, firewall::others_translate())
 }
 
+/// The state of a network that is there and the caller's.
+fn own_network(store: &Store, caller: Caller, bridge: &Bridge) -> Result<State, String> {
+    let name = bridge.as_str();
+    let state = store.read(bridge)?.ok_or_else(|| is_not_there(bridge))?;
+    if state.owner != caller.uid {
+        return Err(format!("the network {name} is the user {}'s", state.owner));
+    }
+    Ok(state)
+}
+
+fn is_not_there(bridge: &Bridge) -> String {
+    format!("the network {} is not there", bridge.as_str())
+}
+
+/// Takes away the card of a machine that is gone, where it does not go by itself.
+pub(super) fn detach(
+    store: &Store,
+    caller: Caller,
+    bridge: &Bridge,
+    mac: [u8; 6],
+) -> Result<(), String> {
+    own_network(store, caller, bridge)?;
+    Interfaces::open()?.remove_macvtap(bridge.as_str(), mac)
+}
+
 /// Gives a guest its card. Returns what to tell it, and the card of a virtual machine.
 pub(super) fn attach(
     store: &Store,
@@ -238,11 +274,8 @@ pub(super) fn attach(
     card: &Card,
 ) -> Result<(&'static str, Option<OwnedFd>), String> {
     let name = bridge.as_str();
-    let none = || format!("the network {name} is not there");
-    let state = store.read(bridge)?.ok_or_else(none)?;
-    if state.owner != caller.uid {
-        return Err(format!("the network {name} is the user {}'s", state.owner));
-    }
+    let none = || is_not_there(bridge);
+    let state = own_network(store, caller, bridge)?;
     let mut interfaces = Interfaces::open()?;
     let place = match &state.network {
         Network::Bridged(interface) => lan::find(&mut interfaces, bridge, interface)?,
@@ -300,16 +333,22 @@ mod tests {
 
     #[test]
     fn requests() {
-        let tap = Card::parse("tap 52:55:55:01:02:03", None);
-        assert!(matches!(tap, Ok(Card::Tap { mac: [0x52, 0x55, 0x55, 1, 2, 3] })));
+        const MAC: [u8; 6] = [0x52, 0x55, 0x55, 1, 2, 3];
+        let tap = Request::parse("tap 52:55:55:01:02:03", None);
+        assert!(matches!(tap, Ok(Request::Attach(Card::Tap { mac: MAC }))));
+        let gone = Request::parse("gone 52:55:55:01:02:03", None);
+        assert!(matches!(gone, Ok(Request::Gone { mac: MAC })));
         let fd = || Some(tempfile::tempfile().unwrap().into());
-        assert!(Card::parse("veth eth0 52:55:55:01:02:03", fd()).is_ok());
+        assert!(Request::parse("veth eth0 52:55:55:01:02:03", fd()).is_ok());
         for (text, fd) in [
             ("", None),
             ("tap", None),
             ("tap ", None),
             ("tap 52:55:55:01:02:03", fd()),
             ("tap ff:ff:ff:ff:ff:ff", None),
+            ("gone", None),
+            ("gone vmlp00000000", None),
+            ("gone 52:55:55:01:02:03", fd()),
             ("veth eth0 52:55:55:01:02:03", None),
             ("veth eth0 52:55:55:01:02:03 x", fd()),
             ("veth  eth0 52:55:55:01:02:03", fd()),
@@ -318,7 +357,7 @@ mod tests {
             ("veth eth0\n 52:55:55:01:02:03", fd()),
             ("veth eth0 ff:ff:ff:ff:ff:ff", fd()),
         ] {
-            assert!(Card::parse(text, fd).is_err(), "{text}");
+            assert!(Request::parse(text, fd).is_err(), "{text}");
         }
     }
 }

@@ -83,9 +83,11 @@ fn networks_of_others_are_left_alone() {
     let helper = host.helper(OTHER, ATTACH);
     helper.say("veth eth0 52:55:55:00:00:01", Some(guest.0.network().as_fd()));
     assert!(helper.end().unwrap_err().contains("is the user 61234's"));
-    let helper = host.helper(OTHER, ATTACH);
-    helper.say("tap 52:55:55:00:00:01", None);
-    assert!(helper.end().unwrap_err().contains("is the user 61234's"));
+    for request in ["tap 52:55:55:00:00:01", "gone 52:55:55:00:00:01"] {
+        let helper = host.helper(OTHER, ATTACH);
+        helper.say(request, None);
+        assert!(helper.end().unwrap_err().contains("is the user 61234's"), "{request}");
+    }
     host.listing().assert_same(&before);
     drop(tap);
 }

@@ -128,6 +128,19 @@ fn beside_a_host_that_has_addresses_there() {
     drop(tap());
     let device = tap();
     assert_eq!(host.sh("ip -o link show type macvtap").lines().count(), 1);
+    // Who looks after the network says that another machine is gone, and then that this one is.
+    let gone = |mac: &str| {
+        let helper = host.helper(USER, ATTACH);
+        helper.say(&format!("gone {mac}"), None);
+        assert_eq!(helper.end().unwrap().0, "gone");
+        host.sh("ip -o link show type macvtap").lines().count()
+    };
+    assert_eq!(gone("52:55:55:09:00:21"), 1);
+    assert_eq!(gone("52:55:55:09:00:20"), 0);
+    let device = {
+        drop(device);
+        tap()
+    };
     assert_eq!(rustix::fs::fstat(device.as_fd()).unwrap().st_mode & 0o170_000, 0o020_000);
     drop(guests);
     stop(&host);

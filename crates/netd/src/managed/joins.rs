@@ -227,7 +227,11 @@ impl Client {
 impl Guest {
     fn leave(self, core: &mut Core) {
         core.guests.retain(|guest| guest.mac != self.mac);
-        if core.lan.is_some() {
+        if let Some(lan) = &core.lan {
+            // Before anybody else with this MAC address is let in.
+            if let Some(Err(e)) = lan.cards.as_ref().map(|helper| helper.remove(self.mac)) {
+                eprintln!("vmlan: {e}");
+            }
             return;
         }
         core.remove_forwards_of(self.mac);
