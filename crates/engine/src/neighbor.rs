@@ -46,7 +46,7 @@ pub(crate) struct Neighbors {
     kept: HashMap<IpAddr, Mac, SeededState>,
     /// Addresses learned since the last look: flows may be waiting for them.
     fresh: Vec<IpAddr>,
-    /// Counts what has been entered or removed.
+    /// Counts what has been entered, seen in use for the first time, or removed.
     pub(crate) changes: u32,
 }
 
@@ -57,6 +57,8 @@ pub(crate) struct Neighbor {
     pub(crate) seen: Instant,
     /// Given to the guest: stays with its MAC while the lease lasts.
     pub(crate) leased: bool,
+    /// The guest has been seen with it.
+    pub(crate) used: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -91,6 +93,9 @@ impl Neighbors {
         if let Some(known) = self.table.get_mut(&ip) {
             if known.mac == mac && known.port == port {
                 known.seen = now;
+                if !std::mem::replace(&mut known.used, true) {
+                    self.changes = self.changes.wrapping_add(1);
+                }
                 return true;
             }
             let same_guest = known.mac == mac || known.port == port && !known.leased;
@@ -99,14 +104,14 @@ impl Neighbors {
             }
             let leased = known.leased;
             self.forget(ip);
-            return self.insert(ip, Neighbor { mac, port, seen: now, leased });
+            return self.insert(ip, Neighbor { mac, port, seen: now, leased, used: true });
         }
         let leased = match self.kept.get(&ip) {
             Some(owner) if *owner != mac => return false,
             kept => kept.is_some(),
         };
         self.kept.remove(&ip);
-        self.insert(ip, Neighbor { mac, port, seen: now, leased })
+        self.insert(ip, Neighbor { mac, port, seen: now, leased, used: true })
     }
 
     /// Nobody but `mac` may have `ip`, until that is said to be over by [`Neighbors::forget`].
@@ -117,7 +122,7 @@ impl Neighbors {
     /// DHCP gave `ip` to `mac`: it is that guest's from now on, whoever used it before.
     pub(crate) fn lease(&mut self, ip: IpAddr, mac: Mac, port: PortId, now: Instant) {
         self.forget(ip);
-        self.insert(ip, Neighbor { mac, port, seen: now, leased: true });
+        self.insert(ip, Neighbor { mac, port, seen: now, leased: true, used: false });
     }
 
     /// The lease of `ip` ended: the next who uses it may have it.
@@ -156,9 +161,14 @@ impl Neighbors {
     }
 
     /// The addresses of a card behind a port, in the order in which it came to have them.
-    pub(crate) fn of(&self, mac: Mac, port: PortId) -> impl Iterator<Item = IpAddr> {
-        let held = self.per_mac.get(&mac).into_iter().flatten().copied();
-        held.filter(move |ip| self.table.get(ip).is_some_and(|n| n.port == port))
+    pub(crate) fn of(
+        &self,
+        mac: Mac,
+        port: PortId,
+    ) -> impl Iterator<Item = (IpAddr, Neighbor)> + '_ {
+        let held = self.per_mac.get(&mac).into_iter().flatten();
+        let known = held.filter_map(|ip| self.table.get(ip).map(|n| (*ip, *n)));
+        known.filter(move |(_, n)| n.port == port)
     }
 
     /// Takes the list of addresses learned since the last call.

@@ -6,6 +6,7 @@ use vmlan_wire::Mac;
 
 use crate::Engine;
 use crate::io::PortId;
+use crate::neighbor::Neighbor;
 
 /// A guest's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct Lease {
     pub port: PortId,
     /// Given by DHCP rather than configured by the guest.
     pub leased: bool,
+    /// The guest has been seen with it.
+    pub used: bool,
 }
 
 /// A TCP connection, a UDP endpoint or a ping.
@@ -30,7 +33,14 @@ pub struct FlowInfo {
 impl Engine {
     pub fn leases(&self) -> Vec<Lease> {
         let known = self.net.neighbors.iter();
-        known.map(|(ip, n)| Lease { ip, mac: n.mac, port: n.port, leased: n.leased }).collect()
+        let lease = |(ip, n): (IpAddr, Neighbor)| Lease {
+            ip,
+            mac: n.mac,
+            port: n.port,
+            leased: n.leased,
+            used: n.used,
+        };
+        known.map(lease).collect()
     }
 
     /// The switch's table: which MAC address is behind which port.

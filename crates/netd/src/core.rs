@@ -11,7 +11,7 @@ use std::time::{Duration, Instant as SystemInstant};
 use mio::event::Event;
 use vmlan_api::{ForwardError, check_forward};
 use vmlan_config::Reservation;
-use vmlan_dns::{Answers, Origin};
+use vmlan_dns::{Answers, Names, Origin, Target};
 use vmlan_engine::{
     DialId, Engine, Failure, Forward, ForwardId, Instant, Io, PortId, RelayId, Token, Waiting,
 };
@@ -101,7 +101,23 @@ pub(crate) struct GuestInfo {
     pub(crate) mac: Mac,
     pub(crate) port: PortId,
     pub(crate) name: Option<String>,
-    pub(crate) addresses: (Ipv4Addr, Ipv6Addr),
+    pub(crate) address: Ipv4Addr,
+    /// Of a guest that configures itself, what it has been seen to use.
+    pub(crate) address6: Option<Ipv6Addr>,
+    pub(crate) autoconf: bool,
+}
+
+impl GuestInfo {
+    /// The addresses that it surely has.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        [self.address.into()].into_iter().chain(self.address6.map(IpAddr::V6))
+    }
+
+    /// What it is called on the network.
+    pub(crate) fn host_name(&self) -> Option<String> {
+        let host = vmlan_config::host_name(self.name.as_deref()?).ok()?;
+        Some(format!("{}.internal", host.to_ascii_lowercase()))
+    }
 }
 
 /// The answer to a question of the control API's.
@@ -528,8 +544,28 @@ impl Core {
     fn name_leases(&mut self) {
         let (leases, addresses) = (self.engine.lease_changes(), self.engine.address_changes());
         if self.lease_names.must_look(leases, addresses, self.now) {
+            self.follow_addresses();
             self.update_lease_names();
         }
+    }
+
+    /// Has the names of guests that configure themselves stand for what they use.
+    fn follow_addresses(&mut self) {
+        let names = self.sockets.resolver().names_mut();
+        for guest in self.guests.iter_mut().filter(|guest| guest.autoconf) {
+            let address6 = self.engine.ipv6_in_use(guest.mac, guest.port);
+            if std::mem::replace(&mut guest.address6, address6) != address6 {
+                name(guest, names);
+            }
+        }
+    }
+
+    /// Takes a guest in that said who it is: its name is there from now on.
+    pub(crate) fn add_named(&mut self, guest: GuestInfo) {
+        name(&guest, self.sockets.resolver().names_mut());
+        self.guests.push(guest);
+        // A name that a machine has by its lease is the guest's now.
+        self.update_lease_names();
     }
 
     /// Gives names to guests that have not joined by one.
@@ -592,5 +628,15 @@ impl Core {
             let (engine, mut io) = engine!(self);
             engine.remove_port(port, &mut io);
         }
+    }
+}
+
+/// Has a guest's name stand for its addresses, and for nothing else.
+fn name(guest: &GuestInfo, names: &mut Names) {
+    let Some(name) = guest.host_name() else { return };
+    names.remove(&name);
+    for address in guest.addresses() {
+        // The name has been checked.
+        let _ = names.add(&name, &Target::Address(address));
     }
 }

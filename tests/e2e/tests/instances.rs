@@ -129,6 +129,11 @@ fn two_starts_at_once_make_one_machine() {
     one(&host);
 }
 
+/// Shows the IPv6 address of a machine in the list, once its network has seen it.
+fn ipv6_of(name: &str) -> String {
+    format!("vmlan list {name} | grep -o 'fd[0-9a-f]*:[0-9a-f:]*'")
+}
+
 #[test]
 fn two_machines_of_a_network_reach_each_other_by_name() {
     let host = MachineHost::new();
@@ -154,10 +159,20 @@ fn two_machines_of_a_network_reach_each_other_by_name() {
         let name = format!("lima-{to}.internal");
         assert!(host.guest(from, &format!("nslookup -type=a {name}")).contains(address.as_str()));
         host.guest(from, &format!("ping -c 2 -W 5 {name}"));
+        // The address that the other has made itself.
+        let six = host.until(&ipv6_of(to), SOON);
+        assert!(host.guest(to, "ip -6 address show dev eth0 scope global").contains(&six), "{six}");
+        assert!(host.guest(from, &format!("nslookup -type=aaaa {name}")).contains(&six), "{six}");
+        assert!(host.guest(from, &format!("nslookup {six}")).contains(&name), "{six}");
+        host.guest(from, &format!("ping -6 -c 2 -W 5 {name}"));
     }
-    let fetch = "printf 'GET /bytes HTTP/1.0\\r\\n\\r\\n' | socat -t 60 - TCP4:lima-two.internal:8000 | \
-                 sed '1,/^\\r$/d' | sha256sum";
-    assert_eq!(host.guest("one", fetch), sent);
+    for family in ["TCP4", "TCP6"] {
+        let fetch = format!(
+            "printf 'GET /bytes HTTP/1.0\\r\\n\\r\\n' | \
+             socat -t 60 - {family}:lima-two.internal:8000 | sed '1,/^\\r$/d' | sha256sum"
+        );
+        assert_eq!(host.guest("one", &fetch), sent, "{family}");
+    }
     // And from the host's side by the machine's port.
     let fetch = "curl -sS --max-time 60 http://127.0.0.1:8000/bytes | sha256sum";
     assert_eq!(host.until(&format!("{fetch} | grep {sent:.64}"), SOON), sent);

@@ -1,18 +1,21 @@
 //! `vmlan list`: machines, and commands that run on networks by name.
 
 use std::fs;
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use serde::Serialize;
 use vmlan_api::network::Guest;
-use vmlan_config::Source;
+use vmlan_api::{Client, Leases};
 use vmlan_config::instance::InstanceConfig;
+use vmlan_config::{LimaHome, Source};
 use vmlan_vm::instance::info::{Network, Port};
-use vmlan_vm::instance::{Instance, Status, inspect, ssh};
+use vmlan_vm::instance::{Files, Instance, Status, Store, inspect, ssh};
 
 use super::resolved::networks_of;
 use crate::Failure;
 use crate::place;
+use crate::table::table;
 
 /// List machines, and commands that `vmlan run --name` has put on networks.
 #[derive(Debug, clap::Args)]
@@ -62,7 +65,8 @@ struct Row {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let store = super::store()?;
-    let mut rows: Vec<Row> = store.all()?.iter().map(machine).collect();
+    let mut rows: Vec<Row> =
+        store.all()?.iter().map(|instance| machine(&store, instance)).collect();
     rows.extend(commands(&rows));
     rows.sort_by(|a, b| a.name.cmp(&b.name));
     for name in &args.names {
@@ -78,15 +82,18 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     } else if args.quiet {
         rows.iter().map(|row| format!("{}\n", row.name)).collect()
     } else {
-        table(&rows)
+        shown(&rows)
     };
     crate::print(&text)
 }
 
-fn machine(instance: &Instance) -> Row {
+fn machine(store: &Store, instance: &Instance) -> Row {
     let files = &instance.files;
     let is = inspect(instance);
-    let info = is.info.unwrap_or_default();
+    let mut info = is.info.unwrap_or_default();
+    for network in &mut info.networks {
+        add_seen(store.home(), files, network);
+    }
     let text = fs::read_to_string(files.lima_yaml()).unwrap_or_default();
     let source = Source::new(files.lima_yaml(), text);
     let read = InstanceConfig::parse(&source, &files.dir);
@@ -122,6 +129,24 @@ fn machine(instance: &Instance) -> Row {
     }
 }
 
+/// Adds the addresses of a machine's that its network has seen it use: it makes those of IPv6 itself.
+fn add_seen(home: &LimaHome, files: &Files, network: &mut Network) {
+    let paths = match network.network.strip_prefix("lima:") {
+        Some(name) => home.network(name),
+        None if network.network == "default" => files.network(),
+        None => return,
+    };
+    let leases: Leases = Client::new(&paths.endpoint).get("/leases").unwrap_or_default();
+    let own = leases.into_iter().filter(|(_, mac)| *mac == network.mac).map(|(ip, _)| ip);
+    network.addresses.extend(own.filter(|ip| !is_link_local(*ip)));
+    network.addresses.sort();
+    network.addresses.dedup();
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
 /// Commands on networks: a guest with a name that is no machine's.
 fn commands(machines: &[Row]) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
@@ -136,7 +161,7 @@ fn commands(machines: &[Row]) -> Vec<Row> {
                 network: format!("lima:{}", network.name),
                 interface: String::new(),
                 mac: guest.macs.first().cloned().unwrap_or_default(),
-                addresses: guest.addresses,
+                addresses: guest.addresses.into_iter().filter(|ip| !is_link_local(*ip)).collect(),
                 problem: None,
             };
             match rows.iter_mut().find(|row| row.name == name) {
@@ -168,9 +193,9 @@ fn commands(machines: &[Row]) -> Vec<Row> {
     rows
 }
 
-fn table(rows: &[Row]) -> String {
+fn shown(rows: &[Row]) -> String {
     let head = ["NAME", "STATUS", "SSH", "VMTYPE", "ARCH", "NETWORK", "ADDRESSES"];
-    let mut lines = vec![head.map(ToOwned::to_owned)];
+    let mut lines = Vec::new();
     let mut notes = Vec::new();
     for row in rows {
         let status = match row.health {
@@ -202,17 +227,7 @@ fn table(rows: &[Row]) -> String {
         let all = row.errors.iter().cloned().chain(of_networks).chain(of_ports);
         notes.extend(all.map(|note| format!("{}: {note}", row.name)));
     }
-    let width = |i: usize| {
-        lines.iter().filter_map(|line| line.get(i)).map(String::len).max().unwrap_or_default()
-    };
-    let widths: Vec<_> = (0..head.len()).map(width).collect();
-    let mut text = String::new();
-    for line in &lines {
-        let cells: Vec<_> =
-            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text += cells.join("  ").trim_end();
-        text.push('\n');
-    }
+    let mut text = table(head, lines);
     for note in notes {
         text += &format!("{note}\n");
     }

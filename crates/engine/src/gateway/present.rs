@@ -14,7 +14,7 @@ pub struct PresentLease<'a> {
     pub mac: Mac,
     pub port: PortId,
     pub address: Ipv4Addr,
-    /// What it has by DHCPv6, else one of the network's prefix that it uses.
+    /// See [`Engine::ipv6_in_use`].
     pub address6: Option<Ipv6Addr>,
     /// What it called itself (RFC 2132 section 3.14). It can be anything.
     pub host_name: Option<&'a str>,
@@ -24,17 +24,14 @@ impl Engine {
     /// The guests that are there with a lease. They change with [`Engine::lease_changes`], their
     /// IPv6 addresses with [`Engine::address_changes`] as well.
     pub fn present_leases(&self) -> impl Iterator<Item = PresentLease<'_>> {
-        let (dhcp, dhcp6) = (&self.gateway.dhcp, &self.gateway.dhcp6);
-        let (ipv4, ipv6) = (self.net.config.ipv4, self.net.config.ipv6);
+        let dhcp = &self.gateway.dhcp;
+        let ipv4 = self.net.config.ipv4;
         dhcp.pool().iter().filter(|l| l.state == State::Bound).filter_map(move |lease| {
-            let six = dhcp6.pool().of(lease.mac).filter(|l| l.state == State::Bound);
             Some(PresentLease {
                 mac: lease.mac,
                 port: lease.port?,
                 address: ipv4.nth(lease.number),
-                address6: six
-                    .map(|l| ipv6.nth(l.number.into()))
-                    .or_else(|| self.own_address6(lease.mac, lease.port?)),
+                address6: self.ipv6_in_use(lease.mac, lease.port?),
                 host_name: dhcp.host_name(lease.mac),
             })
         })
@@ -45,18 +42,22 @@ impl Engine {
         self.net.neighbors.changes
     }
 
-    /// What a guest has made of the network's prefix (RFC 4862): of several the one that shows its
-    /// card, else the first. Temporary addresses (RFC 8981) come after that.
-    fn own_address6(&self, mac: Mac, port: PortId) -> Option<Ipv6Addr> {
+    /// The address of the network's prefix that a guest has been seen to use: of several the one
+    /// that it has by DHCPv6, else the one that shows its card (RFC 4862), else the first. Temporary
+    /// addresses (RFC 8981) come after that.
+    pub fn ipv6_in_use(&self, mac: Mac, port: PortId) -> Option<Ipv6Addr> {
         let config = &self.net.config;
-        let mut own = self.net.neighbors.of(mac, port).filter_map(|ip| match ip {
-            IpAddr::V6(ip) if config.is_guest(ip.into()) => Some(ip),
-            _ => None,
-        });
-        let first = own.next()?;
         let [a, b, c, d, e, f] = mac.0;
         let card = [a ^ 2, b, c, 0xff, 0xfe, d, e, f];
-        let shows_card = |ip: &Ipv6Addr| ip.octets().ends_with(&card);
-        Some([first].into_iter().chain(own).find(shows_card).unwrap_or(first))
+        let own = self.net.neighbors.of(mac, port).filter_map(|(ip, neighbor)| match ip {
+            IpAddr::V6(ip) if neighbor.used && config.is_guest(ip.into()) => {
+                Some((neighbor.leased, ip.octets().ends_with(&card), ip))
+            }
+            _ => None,
+        });
+        // The first of the best.
+        let best =
+            own.reduce(|best, next| if (next.0, next.1) > (best.0, best.1) { next } else { best });
+        best.map(|(_, _, ip)| ip)
     }
 }

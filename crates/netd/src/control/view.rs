@@ -1,6 +1,6 @@
 //! The network as the control API shows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -38,7 +38,16 @@ pub(super) fn mac_table(core: &Core) -> MacTable {
 }
 
 pub(super) fn leases(core: &Core) -> Leases {
-    core.engine.leases().into_iter().map(|lease| (lease.ip, colons(lease.mac))).collect()
+    known(core).into_iter().map(|lease| (lease.ip, colons(lease.mac))).collect()
+}
+
+/// The addresses of guests, but for what they were given and are not known to use.
+fn known(core: &Core) -> Vec<vmlan_engine::snapshot::Lease> {
+    let autoconf: HashSet<Mac> =
+        core.guests.iter().filter(|guest| guest.autoconf).map(|guest| guest.mac).collect();
+    let mut leases = core.engine.leases();
+    leases.retain(|lease| lease.used || lease.ip.is_ipv4() || !autoconf.contains(&lease.mac));
+    leases
 }
 
 pub(super) fn flows(core: &Core) -> Vec<Flow> {
@@ -72,8 +81,9 @@ pub(super) fn all_forwards(core: &Core) -> Vec<Forward> {
         let mac = core.labels.get(&id)?.guest?;
         core.guests.iter().find(|guest| guest.mac == mac)?.name.clone()
     };
-    let owner =
-        |ip: IpAddr| core.guests.iter().find(|guest| both(guest).contains(&ip))?.name.clone();
+    let owner = |ip: IpAddr| {
+        core.guests.iter().find(|guest| guest.addresses().any(|a| a == ip))?.name.clone()
+    };
     let forwards = core.engine.forwards().map(|(id, forward)| Forward {
         protocol: protocol_name(&forward.listen).into(),
         listen: listen_text(&forward.listen),
@@ -114,7 +124,7 @@ pub(super) fn network(core: &mut Core) -> Network {
 }
 
 pub(super) fn guests(core: &Core) -> Vec<Guest> {
-    let addresses = core.engine.leases();
+    let addresses = known(core);
     let macs = core.engine.mac_table();
     let mut flows: BTreeMap<IpAddr, u64> = BTreeMap::new();
     for flow in core.engine.flows() {
@@ -124,7 +134,7 @@ pub(super) fn guests(core: &Core) -> Vec<Guest> {
         let info = core.guests.iter().find(|guest| guest.port == port);
         let mut addresses: Vec<_> =
             addresses.iter().filter(|l| l.port == port).map(|l| l.ip).collect();
-        addresses.extend(info.into_iter().flat_map(both));
+        addresses.extend(info.into_iter().flat_map(GuestInfo::addresses));
         addresses.sort();
         addresses.dedup();
         let flows = addresses.iter().filter_map(|ip| flows.get(ip)).sum();
@@ -150,10 +160,6 @@ pub(super) fn guests(core: &Core) -> Vec<Guest> {
     let mut guests: Vec<_> = guests.collect();
     guests.sort_by_key(|guest| guest.port);
     guests
-}
-
-fn both(guest: &GuestInfo) -> [IpAddr; 2] {
-    [guest.addresses.0.into(), guest.addresses.1.into()]
 }
 
 fn of_port(macs: &[(Mac, PortId)], port: PortId) -> impl Iterator<Item = String> {

@@ -12,7 +12,6 @@ use mio::{Interest, Registry};
 use rustix::net::RecvFlags;
 use slab::Slab;
 use vmlan_config::parse_mac;
-use vmlan_dns::Target;
 use vmlan_engine::io::ListenAddr;
 use vmlan_engine::{Forward, ForwardId, PortId};
 use vmlan_link::Link;
@@ -318,18 +317,9 @@ fn welcome(
     if guest.link.is_some() {
         core.ports.set_name(port, hello.name.clone());
     }
-    let info = GuestInfo { mac, port, name: hello.name, addresses };
-    core.guests.push(info);
-    // A name that a machine has by its lease is the guest's now.
-    core.update_lease_names();
-    if let Some(name) = &guest.name {
-        let names = core.sockets.resolver().names_mut();
-        let six = (!hello.autoconf).then_some(addresses.1.into());
-        for address in [addresses.0.into()].into_iter().chain(six) {
-            // The name has been checked.
-            let _ = names.add(name, &Target::Address(address));
-        }
-    }
+    let (address, address6) = (addresses.0, (!hello.autoconf).then_some(addresses.1));
+    let autoconf = hello.autoconf;
+    core.add_named(GuestInfo { mac, port, name: hello.name, address, address6, autoconf });
     Ok((described(core, addresses, warnings), Some(guest)))
 }
 
@@ -350,7 +340,15 @@ fn on_lan(
         return Ok((welcome, None));
     }
     let port = PortId(u16::MAX);
-    core.guests.push(GuestInfo { mac, port, name: hello.name, addresses: nowhere });
+    let info = GuestInfo {
+        mac,
+        port,
+        name: hello.name,
+        address: nowhere.0,
+        address6: None,
+        autoconf: false,
+    };
+    core.guests.push(info);
     let (link, forwards, hosts) = (None, Vec::new(), Hosts::default());
     Ok((welcome, Some(Guest { mac, name, link, port, forwards, hosts })))
 }

@@ -35,8 +35,8 @@ pub struct Hello {
     /// The guest's card is on the network's bridge: it stays without handing one over.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub bridged: bool,
-    /// The guest configures its card itself: which IPv6 address it makes is not known, and its name
-    /// has none.
+    /// The guest configures its card itself: its name stands for the IPv6 address that it has been
+    /// seen to use.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub autoconf: bool,
     /// Ports of the host that lead to the guest while it is there.

@@ -218,6 +218,43 @@ fn a_guest_with_a_lease_has_the_ipv6_address_that_it_uses() {
     assert_eq!(six(&world), Some(v6.nth(card)));
     uses(&mut world, port, 1, v6.nth(0x3333));
     assert_eq!(six(&world), Some(v6.nth(card)));
+    // One that it was given comes first, once it uses it.
+    let given = world.engine.assign(mac(1), Some(port), None, world.now).unwrap().1;
+    assert_eq!(six(&world), Some(v6.nth(card)));
+    let changes = world.engine.address_changes();
+    uses(&mut world, port, 1, given);
+    assert_eq!(six(&world), Some(given));
+    assert_ne!(world.engine.address_changes(), changes);
+}
+
+/// The question whether anybody has an address is the first that is heard of it.
+#[test]
+fn an_address_that_a_guest_asks_for_is_its_own_unless_it_is_anothers() {
+    let mut world = World::new();
+    let (port, other) = (world.attach(), world.attach());
+    let v6 = config().ipv6;
+    let asks = |world: &mut World, port, n: u8, target: Ipv6Addr| {
+        let message = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &target.octets()].concat();
+        let nobody = Ipv6Addr::UNSPECIFIED.into();
+        let low = target.octets();
+        let group = [0xff00 | u16::from(low[13]), u16::from_be_bytes([low[14], low[15]])];
+        let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, group[0], group[1]);
+        let to = Mac([0x33, 0x33, 0xff, low[13], low[14], low[15]]);
+        world.send(port, &to_mac(to, n, &ip(nobody, group.into(), 58, 255, &message)));
+    };
+    let wish = v6.nth(0x1234_5678_9abc);
+    asks(&mut world, port, 1, wish);
+    assert_eq!(world.engine.ipv6_in_use(mac(1), port), Some(wish));
+    asks(&mut world, other, 2, wish);
+    asks(&mut world, other, 2, "2001:db8::1".parse().unwrap());
+    asks(&mut world, other, 2, v6.gateway());
+    assert_eq!(world.engine.ipv6_in_use(mac(2), other), None);
+    // However many it makes up, it has room for one in a name.
+    for n in 0..2000 {
+        asks(&mut world, other, 2, v6.nth(0x1_0000 + n));
+    }
+    assert!(world.engine.leases().len() < 100);
+    assert!(world.engine.ipv6_in_use(mac(2), other).is_some());
 }
 
 #[test]
