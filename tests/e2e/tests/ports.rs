@@ -9,7 +9,8 @@ use std::net::{
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,12 +21,12 @@ use vmlan_config::Source;
 use vmlan_config::instance::InstanceConfig;
 
 use vmlan_e2e::netns::SOON;
-use vmlan_e2e::process::Process;
+use vmlan_e2e::process::{Process, run};
 use vmlan_e2e::server::{echo, echo_udp, exchange, serve_one};
 use vmlan_e2e::world::{GUEST, HOST};
 use vmlan_e2e::{Netns, World};
 use vmlan_vm::agent;
-use vmlan_vm::ports::{Config, Local, PortEvent, Ports};
+use vmlan_vm::ports::{Config, Local, PortEvent, Ports, Ssh};
 
 const SSH: u16 = 60022;
 
@@ -46,23 +47,30 @@ struct Scene {
 impl Scene {
     /// With these lines of `portForwards`, in which `DIR` is a directory of the test's.
     fn new(rules: &str) -> Self {
-        let world = World::new();
         let dir = tempfile::tempdir().expect("a temporary directory");
+        Self::on(World::new(), dir, rules, |_| {})
+    }
+
+    /// In this world, the configuration changed like that.
+    fn on(world: World, dir: TempDir, rules: &str, change: impl FnOnce(&mut Config)) -> Self {
         let rules = rules.replace("DIR", &dir.path().display().to_string());
         let source = Source::new("lima.yaml", format!("portForwards:\n{rules}"));
         let read = InstanceConfig::parse(&source, dir.path()).expect("rules");
         let forwards = read.config.forwards.in_force(SSH);
-        let config = Config {
+        let mut config = Config {
             channel: dir.path().join("agent.sock"),
             forwards,
             guest: Ipv4Addr::new(192, 168, 5, 15),
             gateways: vec![HOST],
-            control: Client::new(&world.netd.control()),
+            control: Some(Client::new(&world.netd.control())),
+            ssh: None,
             name: None,
             uid: 0,
         };
         let (tell, events) = channel();
-        let ports = Ports::start(config, move |event| drop(tell.send(event))).expect("threads");
+        change(&mut config);
+        let start = || Ports::start(config, move |event| drop(tell.send(event)));
+        let ports = world.host.enter(start).expect("threads");
         Self { ports: Some(ports), events, agent: None, dir, world }
     }
 
@@ -312,6 +320,75 @@ fn sockets_lead_in_and_out() {
     let mut lost = UnixStream::connect(path("new/host.sock")).expect("a forward");
     lost.set_read_timeout(Some(SOON)).expect("a deadline");
     assert!(!matches!(lost.read(&mut [0; 1]), Ok(1..)));
+}
+
+/// A world with a server for ssh in the guest, and how ssh reaches it: without waiting for agents.
+fn world_with_ssh(dir: &Path) -> (World, Ssh, Process) {
+    let world = World::with(&["--forward", "127.0.0.1:60022=192.168.5.15:22"]);
+    let at = |name: &str| dir.join(name).display().to_string();
+    run(Command::new("ssh-keygen").args(["-qt", "ed25519", "-N", "", "-f", &at("key")]), SOON);
+    run(Command::new("dropbearkey").args(["-t", "ed25519", "-f", &at("host")]), SOON);
+    fs::create_dir_all(dir.join("root/.ssh")).expect("a directory");
+    fs::set_permissions(dir.join("root"), fs::Permissions::from_mode(0o700)).expect("its mode");
+    fs::copy(dir.join("key.pub"), dir.join("root/.ssh/authorized_keys")).expect("a key");
+    let config = format!(
+        "Host guest\n Hostname 127.0.0.1\n Port 60022\n User root\n IdentityFile {}\n \
+         IdentitiesOnly yes\n StrictHostKeyChecking no\n UserKnownHostsFile /dev/null\n \
+         BatchMode yes\n LogLevel ERROR\n",
+        at("key")
+    );
+    fs::write(dir.join("ssh.config"), config).expect("a file");
+    let mut server = world.guest.command("sh");
+    // The mounts are those of a mount namespace that `ip` has made.
+    server.args(["-c", r#"mount --bind "$0/root" /root && exec dropbear -FEsr "$0/host" -p "$1""#]);
+    server.arg(dir).arg("192.168.5.15:22");
+    let server = Process::spawn(&mut server);
+    let config = dir.join("ssh.config");
+    (world, Ssh { config, host: "guest".into(), after: Duration::ZERO }, server)
+}
+
+#[test]
+fn without_an_agent_ssh_leads_to_what_the_network_cannot_reach() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (world, ssh, _server) = world_with_ssh(dir.path());
+    let mut scene = Scene::on(world, dir, "  []", |config| config.ssh = Some(ssh));
+    scene.until(|event| *event == PortEvent::SshStandsIn);
+    for at in ["127.0.0.1:8001", "[::1]:8002", "0.0.0.0:8003", "[::]:8004"] {
+        echo(scene.tcp(at));
+    }
+    for port in 8001..=8004 {
+        for host in ["127.0.0.1", "[::1]"] {
+            let to: SocketAddr = format!("{host}:{port}").parse().expect("an address");
+            echoes(within(SOON, to, || scene.world.host.connect(to).ok()));
+        }
+    }
+    // An agent does it better: the ports change hands, and datagrams come too.
+    scene.start_agent();
+    echo_udp(scene.udp("127.0.0.1:8001"));
+    let udp = Local::Udp((LOOPBACK, 8001).into());
+    within(SOON, "every port without ssh", || {
+        let list = scene.list();
+        let is_there = list.iter().any(|state| state.port.local == udp);
+        (is_there && list.iter().all(|state| state.problem.is_none())).then_some(())
+    });
+    echoes(scene.connect("127.0.0.1:8001"));
+    assert!(!scene.dir.path().join("ports.ssh").exists());
+}
+
+#[test]
+fn on_somebody_elses_network_ssh_does_it_all() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (world, ssh, _server) = world_with_ssh(dir.path());
+    let scene = Scene::on(world, dir, "  []", |config| {
+        config.control = None;
+        config.ssh = Some(ssh);
+    });
+    let server = scene.tcp("0.0.0.0:8001");
+    let connect = || scene.world.host.connect(SocketAddr::from((LOOPBACK, 8001)));
+    let client = within(SOON, "a forward", || connect().ok());
+    exchange(client, server.accept().expect("a client").0, 1 << 20);
+    drop(server);
+    within(SOON, "its end", || connect().is_err_and(|e| is_refused(&e)).then_some(()));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fs::DirBuilder;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 
 use vmlan_api::network::{Forward, Forwards, Listen, Listens};
 use vmlan_api::{Client, ClientError};
@@ -26,11 +27,8 @@ pub(super) struct Network {
 
 impl Network {
     pub(super) fn open(&self, local: &Local, guest: SocketAddr) -> Result<(), Failure> {
-        if let Local::Unix(path) = local
-            && let Some(dir) = path.parent()
-        {
-            // What is wrong with the directory is told by whoever listens there.
-            let _ = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        if let Local::Unix(path) = local {
+            make_parent(path);
         }
         let Listen { protocol, listen } = named(local);
         let forward = Forward {
@@ -68,6 +66,13 @@ impl Network {
     /// Closes a port, if it is open.
     pub(super) fn close(&self, local: &Local) {
         let _ = self.client.post("/v1/forwards/remove", &Listens { forwards: vec![named(local)] });
+    }
+}
+
+/// The directory of a socket. What is wrong with it is told by whoever listens there.
+pub(super) fn make_parent(path: &Path) {
+    if let Some(dir) = path.parent() {
+        let _ = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     }
 }
 

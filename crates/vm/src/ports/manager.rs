@@ -3,20 +3,21 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use vmlan_agent::message::{Lift, Orders, Report, State, Target};
+use vmlan_agent::message::{Lift, Listener, Orders, Report, State, Target};
 use vmlan_config::instance::forwards::Forwards;
 
 use super::forwards::{Failure, Network};
 use super::plan::{Place, Wanted, lifts, plan};
 use super::reverse::Streams;
-use super::{Config, Local, Port, PortEvent, PortState};
+use super::ssh::Session;
+use super::{Config, Local, Port, PortEvent, PortState, Ssh};
 
 /// Between two questions to an agent that answers, and to one that has not answered yet.
 const PING: Duration = Duration::from_secs(10);
@@ -43,6 +44,10 @@ pub(super) enum Input {
     Up(UnixStream),
     Down,
     Report(Report),
+    /// What listens, without an agent.
+    Listed(Vec<Listener>),
+    /// The connection is gone, and what it forwarded.
+    SshEnded,
     NewNetwork,
     Stop,
 }
@@ -51,10 +56,15 @@ pub(super) type Events = Box<dyn FnMut(PortEvent) + Send>;
 
 pub(super) struct Manager {
     forwards: Forwards,
-    guest: std::net::Ipv4Addr,
+    guest: Ipv4Addr,
     orders: Orders,
     doors: BTreeMap<String, PathBuf>,
-    network: Network,
+    network: Option<Network>,
+    ssh: Option<Ssh>,
+    /// Where its connection's socket is.
+    dir: PathBuf,
+    session: Option<Session>,
+    input: SyncSender<Input>,
     streams: Streams,
     events: Events,
     /// What is to be told when the list says it too.
@@ -64,6 +74,8 @@ pub(super) struct Manager {
     next_orders: Instant,
     /// When the agent was last heard, if it counts as there.
     agent: Option<Instant>,
+    /// Since when it does not.
+    alone: Instant,
     state: State,
     entries: BTreeMap<Local, Entry>,
     allowance: u32,
@@ -74,14 +86,27 @@ pub(super) struct Manager {
 #[derive(Debug)]
 struct Entry {
     guest: Target,
-    /// Where it leads, if it is open.
-    open: Option<SocketAddr>,
+    /// Which way it leads, if it is open.
+    open: Option<Way>,
     problem: Option<String>,
     retry: Option<Instant>,
 }
 
+/// How a port leads to its place in the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Way {
+    /// Through the network, to this address.
+    Network(SocketAddr),
+    Ssh(Target),
+}
+
 impl Manager {
-    pub(super) fn new(config: Config, events: Events, shared: Arc<Mutex<Vec<PortState>>>) -> Self {
+    pub(super) fn new(
+        config: Config,
+        events: Events,
+        shared: Arc<Mutex<Vec<PortState>>>,
+        input: SyncSender<Input>,
+    ) -> Self {
         let reverse = config.forwards.sockets.iter().filter(|sockets| sockets.reverse);
         let doors: BTreeMap<_, _> = reverse
             .filter_map(|sockets| Some((sockets.guest.to_str()?.to_owned(), sockets.host.clone())))
@@ -99,7 +124,11 @@ impl Manager {
             forwards: config.forwards,
             guest: config.guest,
             doors,
-            network: Network { client: config.control, name: config.name },
+            network: config.control.map(|client| Network { client, name: config.name }),
+            ssh: config.ssh,
+            dir: config.channel.parent().map(PathBuf::from).unwrap_or_default(),
+            session: None,
+            input,
             streams: Streams::default(),
             events,
             news: Vec::new(),
@@ -107,6 +136,7 @@ impl Manager {
             channel: None,
             next_orders: now,
             agent: None,
+            alone: now,
             state: State::default(),
             entries: BTreeMap::new(),
             allowance: ALLOWANCE,
@@ -154,23 +184,80 @@ impl Manager {
                 }
             }
             Input::Report(Report::Call { door, port }) => {
-                if let Some(host) = self.doors.get(&door) {
-                    self.streams.join(&self.network.client, self.guest, port, host.clone());
+                if let (Some(host), Some(network)) = (self.doors.get(&door), &self.network) {
+                    self.streams.join(&network.client, self.guest, port, host.clone());
                 }
             }
-            Input::NewNetwork => {
-                for entry in self.entries.values_mut() {
-                    entry.open = None;
-                    entry.retry = None;
-                }
+            Input::Listed(listeners) if self.agent.is_none() => {
+                self.state = State { listeners, ..State::default() };
             }
+            Input::Listed(_) => {}
+            Input::SshEnded => self.lose(|way| matches!(way, Way::Ssh(_))),
+            Input::NewNetwork => self.lose(|way| matches!(way, Way::Network(_))),
             Input::Stop => {}
         }
     }
 
     fn agent_is_gone(&mut self) {
         if self.agent.take().is_some() {
+            self.alone = Instant::now();
             (self.events)(PortEvent::AgentDown);
+        }
+    }
+
+    /// Ports that have led these ways are not open any more.
+    fn lose(&mut self, is_lost: impl Fn(&Way) -> bool) {
+        for (local, entry) in &mut self.entries {
+            if entry.open.as_ref().is_some_and(&is_lost) {
+                entry.open = None;
+                entry.retry = None;
+                let port = Port { local: local.clone(), guest: entry.guest.clone() };
+                self.news.push(PortEvent::Closed(port));
+            }
+        }
+        self.publish();
+    }
+
+    /// Has ssh stand in where it has to. Returns when it might have to.
+    fn stand_in(&mut self, now: Instant) -> Option<Instant> {
+        let ssh = self.ssh.as_ref()?;
+        let has_all = self.agent.is_some() && self.network.is_some();
+        let from = if self.network.is_none() { now } else { self.alone + ssh.after };
+        if has_all {
+            if self.session.take().is_some() {
+                self.lose(|way| matches!(way, Way::Ssh(_)));
+            }
+            return None;
+        }
+        if self.session.is_some() {
+            return None;
+        }
+        if now < from {
+            return Some(from);
+        }
+        self.session = Session::start(ssh.clone(), &self.dir, self.input.clone()).ok();
+        if self.session.is_none() {
+            return Some(now + KNOCK);
+        }
+        if self.agent.is_none() {
+            self.state.lifts.clear();
+            (self.events)(PortEvent::SshStandsIn);
+        }
+        None
+    }
+
+    fn way(&self, wanted: &Wanted) -> Option<Way> {
+        let by_ssh = |to: Target| {
+            (self.session.is_some() && !matches!(to, Target::Udp(_))).then_some(Way::Ssh(to))
+        };
+        match (&wanted.place, &self.network) {
+            (Place::Direct(addr), Some(_)) => Some(Way::Network(*addr)),
+            (Place::Direct(_), None) => by_ssh(on_loopback(&wanted.guest)),
+            (Place::Lifted(target), Some(_)) => match lift(&self.state.lifts, target) {
+                Some(port) => Some(Way::Network((self.guest, port).into())),
+                None => by_ssh(target.clone()),
+            },
+            (Place::Lifted(target), None) => by_ssh(target.clone()),
         }
     }
 
@@ -180,6 +267,7 @@ impl Manager {
         if self.agent.is_some_and(|heard| now.duration_since(heard) > SILENCE) {
             self.agent_is_gone();
         }
+        let stand_in = self.stand_in(now);
         let plan = plan(&self.forwards, self.guest, &self.state.listeners);
         let lifts = lifts(&plan);
         if lifts != self.orders.lifts {
@@ -198,7 +286,7 @@ impl Manager {
         let retry = self.mend(&plan, now);
         let orders = self.channel.as_ref().map(|_| self.next_orders);
         // Without anything to do it is enough to look now and then.
-        [retry, orders].into_iter().flatten().min().unwrap_or(now + PING)
+        [retry, orders, stand_in].into_iter().flatten().min().unwrap_or(now + PING)
     }
 
     fn send_orders(&mut self, now: Instant) {
@@ -225,24 +313,20 @@ impl Manager {
     /// Closes what is not wanted, or not there, and opens what is wanted. Returns when something is
     /// to be tried again.
     fn mend(&mut self, plan: &BTreeMap<Local, Wanted>, now: Instant) -> Option<Instant> {
-        let place = |local: &Local| {
-            let wanted = plan.get(local)?;
-            let to = match &wanted.place {
-                Place::Direct(addr) => *addr,
-                Place::Lifted(target) => (self.guest, lift(&self.state.lifts, target)?).into(),
-            };
-            Some((wanted.guest.clone(), to))
-        };
-        let wanted: BTreeMap<Local, (Target, SocketAddr)> =
-            plan.keys().filter_map(|local| Some((local.clone(), place(local)?))).collect();
+        let wanted: BTreeMap<Local, (Target, Way)> = plan
+            .iter()
+            .filter_map(|(local, wanted)| {
+                Some((local.clone(), (wanted.guest.clone(), self.way(wanted)?)))
+            })
+            .collect();
         let mut changed = false;
         let stale: Vec<Local> = self
             .entries
             .iter()
-            .filter(|(local, entry)| match (wanted.get(*local), entry.open) {
+            .filter(|(local, entry)| match (wanted.get(*local), &entry.open) {
                 (None, _) => true,
-                (Some((guest, to)), open) => {
-                    *guest != entry.guest || open.is_some_and(|open| open != *to)
+                (Some((guest, way)), open) => {
+                    *guest != entry.guest || open.as_ref().is_some_and(|open| open != way)
                 }
             })
             .map(|(local, _)| local.clone())
@@ -254,13 +338,13 @@ impl Manager {
             changed = true;
             self.close(&local);
         }
-        for (local, (guest, to)) in wanted {
+        for (local, (guest, way)) in wanted {
             let waits = self.entries.get(&local).is_some_and(|entry| {
                 entry.open.is_some() || entry.retry.is_some_and(|at| at > now)
             });
             if !waits && self.allowance > 0 {
                 changed = true;
-                self.open(local, guest, to, now);
+                self.open(local, guest, way, now);
             }
         }
         if changed {
@@ -271,15 +355,19 @@ impl Manager {
         retries.chain(spent).min()
     }
 
-    fn open(&mut self, local: Local, guest: Target, to: SocketAddr, now: Instant) {
+    fn open(&mut self, local: Local, guest: Target, way: Way, now: Instant) {
         self.allowance -= 1;
-        let opened = self.network.open(&local, to);
+        let opened = match (&way, &self.network, &self.session) {
+            (Way::Network(to), Some(network), _) => network.open(&local, *to),
+            (Way::Ssh(to), _, Some(session)) => session.open(&local, to),
+            _ => Err(Failure::NotYet),
+        };
         let port = Port { local: local.clone(), guest: guest.clone() };
         let before = self.entries.remove(&local).and_then(|entry| entry.problem);
         let (open, problem, retry) = match opened {
             Ok(()) => {
                 self.news.push(PortEvent::Opened(port));
-                (Some(to), None, None)
+                (Some(way), None, None)
             }
             // The host agent brings the network back, and the machine to it.
             Err(Failure::NotYet) => (None, before, Some(now + KNOCK)),
@@ -295,9 +383,13 @@ impl Manager {
 
     fn close(&mut self, local: &Local) {
         let Some(entry) = self.entries.remove(local) else { return };
-        if entry.open.is_some() {
+        if let Some(way) = &entry.open {
             self.allowance -= 1;
-            self.network.close(local);
+            match (way, &self.network, &self.session) {
+                (Way::Network(_), Some(network), _) => network.close(local),
+                (Way::Ssh(to), _, Some(session)) => session.close(local, to),
+                _ => {}
+            }
             let port = Port { local: local.clone(), guest: entry.guest };
             self.news.push(PortEvent::Closed(port));
         }
@@ -317,4 +409,18 @@ impl Manager {
 
 fn lift(lifts: &[Lift], to: &Target) -> Option<u16> {
     lifts.iter().find(|lift| lift.to == *to && lift.port != 0).map(|lift| lift.port)
+}
+
+/// A listener as the machine's own programs reach it.
+fn on_loopback(guest: &Target) -> Target {
+    match guest {
+        Target::Tcp(addr) if addr.ip().is_unspecified() => {
+            let ip: IpAddr = match addr.ip() {
+                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            };
+            Target::Tcp(SocketAddr::new(ip, addr.port()))
+        }
+        other => other.clone(),
+    }
 }

@@ -3,7 +3,8 @@
 //! The agent in the machine tells what listens there (`channel`); the rules of `portForwards`
 //! decide what of it is to be reached, and where (`plan`); the network's daemon opens the ports
 //! (`forwards`). What the network cannot reach by itself, the agent lifts to a port of the guest's
-//! own address. All of this is one thread (`manager`), and one more that reads the channel.
+//! own address. All of this is one thread (`manager`), and one more that reads the channel. Where
+//! there is no agent, or no daemon, `ssh` does what it can: TCP and sockets, but no datagrams.
 //!
 //! The machine is hostile: what it says is bounded in size, number and pace, and decides about no
 //! address of the host.
@@ -13,6 +14,7 @@ mod forwards;
 mod manager;
 mod plan;
 mod reverse;
+mod ssh;
 
 use std::fmt;
 use std::io;
@@ -21,6 +23,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 pub use vmlan_agent::message::Target;
 use vmlan_api::Client;
@@ -40,12 +43,24 @@ pub struct Config {
     pub guest: Ipv4Addr,
     /// The addresses that forwarded connections come from.
     pub gateways: Vec<IpAddr>,
-    /// The network's daemon.
-    pub control: Client,
+    /// The network's daemon, if the network is vmlan's.
+    pub control: Option<Client>,
+    /// What stands in for the agent and for the daemon.
+    pub ssh: Option<Ssh>,
     /// The name that the machine has joined the network with: its forwards go when it leaves.
     pub name: Option<String>,
     /// Whose sockets those are in the machine that lead to the host.
     pub uid: u32,
+}
+
+/// How ssh(1) reaches the machine.
+#[derive(Clone, Debug)]
+pub struct Ssh {
+    /// The file of its configuration, and what the machine is called there.
+    pub config: PathBuf,
+    pub host: String,
+    /// How long an agent is waited for.
+    pub after: Duration,
 }
 
 /// A place of the host where somebody listens.
@@ -75,7 +90,10 @@ pub enum PortEvent {
     },
     /// The machine's agent answers.
     AgentUp,
+    /// It does not any more.
     AgentDown,
+    /// There is none, or not in time: ssh does what it can.
+    SshStandsIn,
 }
 
 /// A port that is wanted: open, or why not.
@@ -103,7 +121,8 @@ impl Ports {
         let (input, inputs) = sync_channel(4);
         let shared = Arc::new(Mutex::new(Vec::new()));
         let channel = Channel::start(config.channel.clone(), input.clone())?;
-        let manager = Manager::new(config, Box::new(events), Arc::clone(&shared));
+        let events = Box::new(events);
+        let manager = Manager::new(config, events, Arc::clone(&shared), input.clone());
         let thread =
             thread::Builder::new().name("ports".into()).spawn(move || manager.run(&inputs))?;
         Ok(Self { input, shared, channel, thread: Some(thread) })
@@ -123,7 +142,6 @@ impl Ports {
 impl Drop for Ports {
     fn drop(&mut self) {
         self.channel.stop();
-        // The thread ends as soon as it hears this, or when nobody can tell it anything any more.
         let _ = self.input.send(Input::Stop);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -142,7 +142,7 @@ fn try_run(spec: &Spec, events: &Arc<Events>) -> Result<(), String> {
     events.tell(Status { progress: Some(said), ..Status::default() });
     wait_for_ssh(spec, state.ssh_port(), tell);
     if let Some(ports) = ports {
-        state.set_ports(forwards::start(ports, events)?);
+        state.set_ports(forwards::start(ports, &state, events)?);
     }
     let result = attend(&mut machine, &messages, &state, events);
     drop(machine);

@@ -6,11 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread;
+use std::time::Duration;
 
 use vmlan_config::instance::InstanceConfig;
 use vmlan_config::show_mac;
 use vmlan_netd::DnsServer;
-use vmlan_netd::managed::{Forwarded, Hello, Welcome};
+use vmlan_netd::managed::{Forwarded, Hello};
 
 use super::super::event::{Events, Status};
 use super::super::info;
@@ -18,7 +19,7 @@ use super::super::user::guest_user;
 use super::super::{ssh, store::Instance};
 use super::card::{self, Joining};
 use super::state::State;
-use super::{Lan, Network, Spec};
+use super::{Network, Spec};
 use crate::qemu::accel::{self, Choice};
 use crate::qemu::program::Program;
 use crate::qemu::{Again, Card, SLIRP_HOST, Wire};
@@ -41,6 +42,13 @@ pub(super) struct Plan {
 /// QEMU's own network.
 const SLIRP_DNS: Ipv4Addr = Ipv4Addr::new(192, 168, 5, 3);
 const SLIRP_GUEST: Ipv4Addr = Ipv4Addr::new(192, 168, 5, 15);
+
+/// What there is of forwards on it.
+const SLIRP_PORTS: &str = "on QEMU's own network, ssh forwards the machine's TCP ports and sockets; \
+    UDP, and sockets that lead to the host, are not forwarded";
+
+/// How long the agent is waited for before ssh stands in.
+const AGENT: Duration = Duration::from_secs(60);
 
 /// A random port that somebody has taken meanwhile is chosen anew this often.
 const ATTEMPTS: usize = 5;
@@ -90,7 +98,12 @@ pub(super) fn make(spec: &Spec, state: &State, events: &Events) -> Result<Plan, 
                 }
                 if i == 0 {
                     host = Some(IpAddr::V4(welcome.gateway));
-                    plan.ports = Some(forwards(spec, state, &**lan, welcome));
+                    plan.ports = Some(ports::Config {
+                        gateways: vec![welcome.gateway.into(), welcome.gateway6.into()],
+                        control: Some(lan.control()),
+                        name: Some(spec.instance.name.clone()),
+                        ..forwards(spec, state, welcome.address)
+                    });
                 }
                 let addresses = vec![welcome.address.into()];
                 plan.joined.push((i, joining));
@@ -130,6 +143,9 @@ pub(super) fn make(spec: &Spec, state: &State, events: &Events) -> Result<Plan, 
                 let ssh = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
                 local_dns = Some(serve_dns(options.clone())?);
                 host = Some(SLIRP_HOST.into());
+                plan.ports = Some(forwards(spec, state, SLIRP_GUEST));
+                let warning = (!spec.config.plain).then(|| SLIRP_PORTS.into());
+                events.tell(Status { warning, ..Status::default() });
                 (Wire::User { ssh }, vec![SLIRP_GUEST.into()])
             }
         };
@@ -147,15 +163,23 @@ pub(super) fn make(spec: &Spec, state: &State, events: &Events) -> Result<Plan, 
     Ok(plan)
 }
 
-/// What leads to the machine's servers.
-fn forwards(spec: &Spec, state: &State, lan: &dyn Lan, welcome: &Welcome) -> ports::Config {
+/// What leads to the machine's servers where no daemon of vmlan's does.
+fn forwards(spec: &Spec, state: &State, guest: Ipv4Addr) -> ports::Config {
+    let files = &spec.instance.files;
+    let agent = agent::binary(spec.config.arch.name());
+    let stand_in = || ports::Ssh {
+        config: files.ssh_config(),
+        host: ssh::host(&spec.instance.name),
+        after: if agent.is_some() { AGENT } else { Duration::ZERO },
+    };
     ports::Config {
-        channel: spec.instance.files.agent(),
+        channel: files.agent(),
         forwards: spec.config.forwards.clone().in_force(state.ssh_port()),
-        guest: welcome.address,
-        gateways: vec![welcome.gateway.into(), welcome.gateway6.into()],
-        control: lan.control(),
-        name: Some(spec.instance.name.clone()),
+        guest,
+        gateways: Vec::new(),
+        control: None,
+        ssh: (!spec.config.plain).then(stand_in),
+        name: None,
         uid: guest_user().uid,
     }
 }
@@ -242,12 +266,6 @@ fn write_seed(
     let mut keys = vec![public];
     if spec.config.load_public_keys {
         keys.extend(ssh::own_keys());
-    }
-    if agent::binary(spec.config.arch.name()).is_none() && !spec.config.plain {
-        let arch = spec.config.arch.name();
-        let text =
-            format!("this vmlan has no agent for {arch}: static port forwards alone are there");
-        events.tell(Status { warning: Some(text), ..Status::default() });
     }
     let propagate = spec.config.propagate_proxy_env;
     let of_host = |name: &str| std::env::var(name).ok().filter(|_| propagate);

@@ -84,6 +84,11 @@ impl State {
         info.judge();
     }
 
+    /// What people should know as long as it is so.
+    pub(super) fn set_note(&self, note: Option<String>) {
+        self.info().problems = note.into_iter().collect();
+    }
+
     pub(super) fn set_ready(&self) {
         let mut info = self.info();
         info.health = Health::Ready;
