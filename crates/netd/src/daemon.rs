@@ -36,7 +36,7 @@ use crate::unix_path::{self, BindError, SocketPath};
 use crate::vmnet::Helper;
 use crate::watch::{Next, Watches};
 use crate::wrappers::Wrappers;
-use crate::{DaemonError, peer, signals};
+use crate::{DaemonError, peer, resident, signals};
 
 /// Events that one pass takes from the system.
 const EVENTS: usize = 256;
@@ -252,6 +252,7 @@ impl Daemon {
     pub fn run(&mut self) -> Result<(), DaemonError> {
         let mut events = Events::with_capacity(EVENTS);
         let mut finish_by = None;
+        resident::let_code_go();
         self.core.tick();
         loop {
             let now = self.core.end_pass();

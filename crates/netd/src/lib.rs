@@ -31,6 +31,7 @@ mod peer;
 mod pidfile;
 mod ports;
 mod pulse;
+mod resident;
 mod signals;
 mod state;
 mod token;

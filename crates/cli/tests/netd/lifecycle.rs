@@ -183,7 +183,9 @@ fn an_idle_daemon_is_small_and_asleep() {
         std::thread::sleep(std::time::Duration::from_secs(1));
         (wakes() == before).then_some(())
     });
-    // What is mapped of the program's file differs from build to build.
+    // How much is mapped of the program's file differs from build to build.
     let anonymous = netd.memory("RssAnon");
     assert!(anonymous < 3 * 1024, "{anonymous} KiB");
+    let (resident, highest) = (netd.memory("VmRSS"), netd.memory("VmHWM"));
+    assert!(resident < highest * 3 / 4, "{resident} KiB of {highest} KiB: the start's code stays");
 }
