@@ -17,6 +17,8 @@ mod list;
 mod machines;
 #[cfg(target_os = "linux")]
 mod openapi;
+#[path = "../run/pty.rs"]
+mod pty;
 #[cfg(target_os = "linux")]
 mod settings;
 #[cfg(target_os = "linux")]

@@ -1,8 +1,12 @@
 //! `vmlan network top`, on a terminal and elsewhere.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
+
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::termios::LocalModes;
 
 use crate::lab::{Guest, Lab};
+use crate::pty::Pty;
 
 #[test]
 fn one_look_where_there_is_no_terminal() {
@@ -24,32 +28,64 @@ fn one_look_where_there_is_no_terminal() {
     assert!(metrics.contains("vmlan_guests{network=\"lab\"} 1\n"), "{metrics}");
 }
 
-/// script(1) is the terminal; what it shows ends with the screen as it was, and the terminal's
-/// settings are those from before.
+const ENTER: &str = "\x1b[?1049h\x1b[?25l";
+const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
+
+fn watch(lab: &Lab, interval: &str) -> Pty {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vmlan"));
+    command.args(["network", "top", "-i", interval]).env("LIMA_HOME", lab.0.path(""));
+    Pty::start(&command)
+}
+
 #[test]
 fn the_terminal_is_as_before_whatever_ends_it() {
     let lab = Lab::new();
     let _web = Guest::start(&lab, &["--name", "web"]);
-    let vmlan = env!("CARGO_BIN_EXE_vmlan");
-    let watch = format!("{vmlan} network top -i 0.1");
-    for end in [
-        // A key, Ctrl-C as a byte, and a signal from elsewhere.
-        format!(
-            "(sleep 0.5; printf q) | script -qec 'stty rows 5 cols 30; stty -g; {watch}; stty -g' /dev/null"
-        ),
-        format!("(sleep 0.5; printf '\\003') | script -qec 'stty -g; {watch}; stty -g' /dev/null"),
-        format!(
-            "sleep 1 | script -qec 'stty -g; timeout -s TERM --foreground 0.5 {watch}; stty -g' /dev/null"
-        ),
-    ] {
-        let mut sh = Command::new("sh");
-        sh.args(["-c", &end]).env("LIMA_HOME", lab.0.path("")).stdin(Stdio::null());
-        let output = sh.output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (before, rest) = text.split_once("\x1b[?1049h").unwrap_or_else(|| panic!("{text:?}"));
-        let (shown, after) = rest.split_once("\x1b[?1049l").unwrap_or_else(|| panic!("{text:?}"));
-        assert!(shown.contains("lab  10.71.0.0/24"), "{shown:?}");
-        assert!(shown.matches("\x1b[H").count() > 1, "{shown:?}");
-        assert_eq!(before.trim(), after.trim(), "{end}");
+    let keys = ["q", "Q", "\x03", "\x04"].map(Ok);
+    let signals = [Signal::INT, Signal::TERM, Signal::HUP].map(Err);
+    for end in keys.into_iter().chain(signals) {
+        let mut top = watch(&lab, "0.1");
+        let before = top.modes();
+        assert!(before.contains(LocalModes::ICANON | LocalModes::ISIG));
+        assert_eq!(top.expect(ENTER), ENTER);
+        top.expect("lab  10.71.0.0/24");
+        let taken = LocalModes::ICANON | LocalModes::ISIG | LocalModes::ECHO;
+        assert!(!top.modes().intersects(taken));
+        // It goes on by itself.
+        top.expect("lab  10.71.0.0/24");
+        match end {
+            Ok(key) => top.type_in(key),
+            Err(signal) => kill_process(Pid::from_raw(top.pid()).unwrap(), signal).unwrap(),
+        }
+        top.expect(LEAVE);
+        assert_eq!(top.modes(), before, "{end:?}");
+        let (rest, status) = top.finish();
+        assert_eq!((rest.as_str(), status.code()), ("", Some(0)), "{end:?}");
     }
+    // Of a terminal that is gone, nobody needs anything.
+    let mut top = watch(&lab, "0.1");
+    top.expect("lab  10.71.0.0/24");
+    top.hang_up();
+    top.wait();
+}
+
+#[test]
+fn the_picture_is_as_large_as_the_terminal() {
+    let lab = Lab::new();
+    let _web = Guest::start(&lab, &["--name", "web"]);
+    // Nothing but another size has it drawn again.
+    let mut top = watch(&lab, "3600");
+    let all = top.expect("\x1b[J");
+    let lines = all.matches("\r\n").count() + 1;
+    assert!(lines > 3 && !all.contains("more lines"), "{all:?}");
+    top.resize(2, 40);
+    let small = top.expect("\x1b[J");
+    assert_eq!(small.matches("\r\n").count(), 1, "{small:?}");
+    assert!(small.contains(&format!("... {} more lines", lines - 1)), "{small:?}");
+    top.resize(50, 10);
+    let narrow = top.expect("\x1b[J");
+    assert_eq!(narrow.matches("\r\n").count() + 1, lines, "{narrow:?}");
+    assert!(narrow.contains("\x1b[Hlab  10.71\r"), "{narrow:?}");
+    top.type_in("q");
+    assert!(top.finish().1.success());
 }

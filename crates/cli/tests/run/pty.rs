@@ -52,6 +52,12 @@ impl Pty {
         self.child.id().try_into().unwrap()
     }
 
+    /// How the terminal treats what is typed.
+    #[allow(dead_code, reason = "not every test looks")]
+    pub(crate) fn modes(&self) -> LocalModes {
+        tcgetattr(self.terminal.as_ref().unwrap()).unwrap().local_modes
+    }
+
     pub(crate) fn type_in(&mut self, keys: &str) {
         self.terminal.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
     }

@@ -179,10 +179,36 @@ fn clean(line: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     fn lines(count: usize) -> Vec<String> {
         (0..count).map(|n| format!("line {n}\n")).collect()
+    }
+
+    #[test]
+    #[ignore = "the next test has it run on a terminal"]
+    fn panics() {
+        let _terminal = Terminal::enter().unwrap();
+        panic!("on a terminal");
+    }
+
+    /// script(1) is the terminal: on it the message comes when everything is as before.
+    #[test]
+    fn a_panic_leaves_the_terminal_as_it_was() {
+        let test = std::env::current_exe().unwrap();
+        let panics = format!("{} --ignored --exact --nocapture", test.display());
+        let panics = format!("{panics} network::top::terminal::tests::panics");
+        let script = format!("stty -g; {panics}; stty -g");
+        let output = Command::new("script").args(["-qc", &script, "/dev/null"]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (before, rest) = text.split_once(ENTER).unwrap_or_else(|| panic!("{text:?}"));
+        let (shown, rest) = rest.split_once(LEAVE).unwrap_or_else(|| panic!("{text:?}"));
+        assert!(!shown.contains("panicked") && rest.contains("on a terminal"), "{text:?}");
+        let [before, after] = [before.lines().next(), rest.lines().last()];
+        assert!(before.is_some_and(|modes| modes.contains(':')), "{text:?}");
+        assert_eq!(before, after, "{text:?}");
     }
 
     #[test]
