@@ -27,8 +27,8 @@ mod imp {
         };
         for header in headers {
             if header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0 {
-                let start = (base + header.p_vaddr) as usize & !(page_size() - 1);
-                let end = (base + header.p_vaddr + header.p_memsz) as usize;
+                let start = address(base + header.p_vaddr) & !(page_size() - 1);
+                let end = address(base + header.p_vaddr + header.p_memsz);
                 // SAFETY: a private mapping of a file that nobody may write, so that every page of
                 // it reads as before when it is used again.
                 unsafe {
@@ -37,6 +37,11 @@ mod imp {
             }
         }
         0
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "it is one of this process")]
+    fn address(of: impl Into<u64>) -> usize {
+        of.into() as usize
     }
 }
 
