@@ -75,12 +75,29 @@ fn a_damaged_image_is_refused() {
     says(&host.fail("vmlan start one.yaml"), &["small.raw", "sha256"]);
     nothing_is_made(&host, ".lima");
 
-    // The first bytes of a qcow2, and nothing behind them.
-    fs::write(host.home().join("bad.qcow2"), b"QFI\xfb\0\0\0\x03").expect("a file in the home");
+    // The first bytes of a qcow2; the header of one whose tables are missing; and one that names a
+    // file of the host's as the rest of it.
     let wrong = good.replace("/run/machines/small.raw", "/run/home/bad.qcow2");
     fs::write(host.home().join("two.yaml"), wrong).expect("a file in the home");
-    says(&host.fail("vmlan start two.yaml"), &["qcow2"]);
-    host.await_end("vmlan");
+    let mut header = [0; 104];
+    header[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+    for (at, number) in
+        [(20, 16_u32), (28, 1 << 20), (36, 1), (44, 3 << 16), (52, 1 << 16), (56, 1)]
+    {
+        header[at..at + 4].copy_from_slice(&number.to_be_bytes());
+    }
+    let mut over_another = header;
+    over_another[8..20].copy_from_slice(b"\0\0\0\0\0\0\0\x60\0\0\0\x04");
+    over_another[96..100].copy_from_slice(b"/etc");
+    for (bytes, words) in [
+        (&header[..8], &["qcow2", "not a whole"][..]),
+        (&header[..], &["bad.qcow2", "cut off"]),
+        (&over_another[..], &["bad.qcow2", "names another file"]),
+    ] {
+        fs::write(host.home().join("bad.qcow2"), bytes).expect("a file in the home");
+        says(&host.fail("vmlan start two.yaml"), words);
+        nothing_is_made(&host, ".lima");
+    }
 }
 
 #[test]

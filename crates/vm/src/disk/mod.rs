@@ -3,10 +3,14 @@
 //!
 //! The format is that of QEMU's `docs/interop/qcow2`, version 3.
 
+mod whole;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+pub use whole::check;
 
 /// What a file with a disk in it looks like inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

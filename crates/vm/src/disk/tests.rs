@@ -178,3 +178,45 @@ impl Drop for Qemu {
         let _ = self.child.wait();
     }
 }
+
+/// A disk that QEMU has written to, compressed data and its reference counts included.
+#[test]
+fn an_image_that_is_cut_off_is_told_from_a_whole_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = raw(&dir, 3 << 20);
+    assert_eq!(check(&base).unwrap(), 3 << 20);
+    let image = dir.path().join("image");
+    overlay(&image, &base, Format::Raw, 2 << 30).unwrap();
+    let mut whole = fs::read(&image).unwrap();
+    whole[8..20].fill(0);
+    fs::write(&image, &whole).unwrap();
+    assert_eq!(check(&image).unwrap(), 2 << 30);
+    let mut qemu = Qemu::start(&dir.path().join("qmp"), &image);
+    for line in ["write -P 1 0 1M", "write -c -P 2 4M 64k", "write -P 3 1G 1M", "flush"] {
+        let line = format!("qemu-io disk \"{line}\"");
+        let said = qemu.ask(&json!({
+            "execute": "human-monitor-command", "arguments": {"command-line": line}
+        }));
+        assert!(!said.as_str().unwrap().contains("ailed"), "{said}");
+    }
+    qemu.ask(&json!({"execute": "quit"}));
+    qemu.ended();
+    assert_eq!(check(&image).unwrap(), 2 << 30);
+
+    let whole = fs::read(&image).unwrap();
+    assert!(whole.len() > 2 << 20);
+    for len in [8, 71, 104, 70_000, whole.len() / 2, whole.len() - CLUSTER] {
+        fs::write(&image, &whole[..len]).unwrap();
+        let error = check(&image).unwrap_err().to_string();
+        assert!(error.contains("whole") || error.contains("cut off"), "{len}: {error}");
+    }
+    // Numbers that lead nowhere.
+    for at in [4, 20, 36, 40, 48, 56] {
+        let mut wrong = whole.clone();
+        wrong[at..at + 4].fill(0xfe);
+        fs::write(&image, wrong).unwrap();
+        assert!(check(&image).is_err(), "{at}");
+    }
+    fs::write(&image, "").unwrap();
+    assert!(check(&image).unwrap_err().to_string().contains("empty"));
+}

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use vmlan_config::{LimaHome, SocketPathError, host_name};
 
 use super::files::Files;
+use crate::disk;
 
 /// Longest wait for somebody else who is at the same instance.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,6 +35,8 @@ pub enum StoreError {
     Locked { name: String },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
+    #[error("{0}; nothing is left of the instance")]
+    Image(io::Error),
     #[error("interrupted; nothing is left of the instance")]
     Interrupted,
 }
@@ -199,6 +202,7 @@ impl Draft {
         base: &Base,
         interrupted: &AtomicBool,
     ) -> Result<Instance, StoreError> {
+        disk::check(&base.disk).map_err(StoreError::Image)?;
         let files = Files::new(&self.dir);
         let failed = |path: PathBuf| move |source| StoreError::Io { path, source };
         let copies = [
@@ -375,7 +379,7 @@ mod tests {
         base.disk = "/nonexistent/image".into();
         let never = AtomicBool::new(false);
         let error = lab.store.begin("web").unwrap().finish("", &base, &never).unwrap_err();
-        assert!(matches!(error, StoreError::Io { .. }));
+        assert!(matches!(error, StoreError::Image(_)));
         assert_eq!(names(&lab), Vec::<String>::new());
         // A process that was killed has left its draft.
         fs::create_dir_all(lab.store.home().path().join(".web.new/sock")).unwrap();
