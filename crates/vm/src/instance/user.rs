@@ -1,13 +1,41 @@
 //! Who one is in a guest.
 
 use std::env;
+use std::ffi::CStr;
 
 use crate::seed::User;
 
 /// The user of a guest: the caller, or `lima` where the caller's name is none for a new user.
 pub fn guest_user() -> User {
-    let name = env::var("USER").or_else(|_| env::var("LOGNAME")).unwrap_or_default();
-    of(&name, rustix::process::getuid().as_raw())
+    let uid = rustix::process::getuid().as_raw();
+    // The host's accounts first: they say the same at each start, whatever starts the machine.
+    let name = account(uid).or_else(|| env::var("USER").or_else(|_| env::var("LOGNAME")).ok());
+    of(&name.unwrap_or_default(), uid)
+}
+
+/// The name of an account of the host's.
+fn account(uid: u32) -> Option<String> {
+    const MOST: usize = 1 << 20;
+    let mut text = vec![0; 1024];
+    loop {
+        // SAFETY: all of the structure are numbers and pointers, for which zero is a value.
+        let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
+        let mut found = std::ptr::null_mut();
+        // SAFETY: the pointers are valid for the call, and the length is that of the buffer.
+        let error = unsafe {
+            libc::getpwuid_r(uid, &raw mut entry, text.as_mut_ptr(), text.len(), &raw mut found)
+        };
+        if error == libc::ERANGE && text.len() < MOST {
+            text.resize(text.len() * 4, 0);
+            continue;
+        }
+        if error != 0 || found.is_null() || entry.pw_name.is_null() {
+            return None;
+        }
+        // SAFETY: the name ends with a zero, in the buffer that is still there.
+        let name = unsafe { CStr::from_ptr(entry.pw_name) };
+        return name.to_str().ok().map(ToOwned::to_owned);
+    }
 }
 
 fn of(name: &str, uid: u32) -> User {
@@ -42,9 +70,21 @@ mod tests {
         let user = of("ada", 1001);
         assert_eq!((user.name.as_str(), user.uid), ("ada", 1001));
         assert_eq!(user.home, "/home/ada.guest");
-        for (name, uid, want) in [("root", 0, 1000), ("", 501, 501), ("Ada Lovelace", 7, 7)] {
+        for (name, uid, want) in [
+            ("root", 0, 1000),
+            ("", 501, 501),
+            ("Ada", 7, 7),
+            ("ada.lovelace", 7, 7),
+            ("admin", 7, 7),
+        ] {
             let user = of(name, uid);
             assert_eq!((user.name.as_str(), user.uid), ("lima", want), "{name}");
         }
+    }
+
+    #[test]
+    fn accounts() {
+        assert_eq!(account(0).as_deref(), Some("root"));
+        assert_eq!(account(u32::MAX - 7), None);
     }
 }
