@@ -14,7 +14,7 @@ use vmlan_config::{Attachment, HostResolver, LimaHome, Network};
 use vmlan_engine::Forward;
 use vmlan_engine::io::ListenAddr;
 use vmlan_link::tap::InterfaceConfig;
-use vmlan_netd::managed::{self, Forwarded, Hello, JoinError, Joined, Welcome};
+use vmlan_netd::managed::{self, Forwarded, Hello, Joined, Welcome};
 use vmlan_netd::vmnet::Helper;
 use vmlan_vm::netns::{Lan, Supervisor};
 use vmlan_wire::Mac;
@@ -23,7 +23,7 @@ use super::Args;
 use crate::Failure;
 use crate::network::daemon::Daemon;
 
-/// How long daemons may come and go under a guest that wants to join.
+/// How long daemons may come and go until the card has been made.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
@@ -63,7 +63,8 @@ impl Managed {
             name: args.name.clone(),
             forwards: forwards.map(forwarded).collect::<Result<_, _>>().map_err(Failure::Failed)?,
         };
-        let welcome = until_joined(&daemon, |stream| managed::ask(stream, &hello));
+        let welcome =
+            managed::until_joined(|| connect(&daemon), |stream| managed::ask(stream, &hello));
         let welcome = welcome.map_err(Failure::Failed)?;
         for warning in &welcome.warnings {
             crate::tell(warning);
@@ -121,10 +122,13 @@ impl Managed {
             if !self.daemon.is_configured() {
                 return Err(format!("network `{}` has been deleted", self.daemon.name));
             }
-            let joined = until_joined(&self.daemon, |stream| match self.helper {
-                Some(_) => managed::stay(stream, &self.hello),
-                None => managed::join(stream, &self.hello, card.as_fd()),
-            })?;
+            let joined = managed::until_joined(
+                || connect(&self.daemon),
+                |stream| match self.helper {
+                    Some(_) => managed::stay(stream, &self.hello),
+                    None => managed::join(stream, &self.hello, card.as_fd()),
+                },
+            )?;
             if !joined.welcome.is_same_card(&self.welcome) {
                 let (old, new) = (self.welcome.address, joined.welcome.address);
                 return Err(format!("the network has the address {new} for the guest, not {old}"));
@@ -178,6 +182,10 @@ fn forwarded(forward: &Forward) -> Result<Forwarded, String> {
     Ok(Forwarded { local: local.to_string(), port: forward.guest.port(), udp })
 }
 
+fn connect(daemon: &Daemon) -> Result<UnixStream, String> {
+    daemon.ensure().map_err(|e| e.to_string())
+}
+
 /// Whether the daemon is there no more.
 fn has_ended(joined: &Joined) -> bool {
     let mut fds = [PollFd::new(joined, PollFlags::IN)];
@@ -193,21 +201,6 @@ fn guest_is_gone(supervisor: &Supervisor, joined: &Joined) -> io::Result<bool> {
             Ok(_) if !fds[1].revents().is_empty() => return Ok(false),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),
-        }
-    }
-}
-
-/// Talks to the network's daemon, to its successor if it ends in between.
-fn until_joined<T>(
-    daemon: &Daemon,
-    talk: impl Fn(UnixStream) -> Result<T, JoinError>,
-) -> Result<T, String> {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        let stream = daemon.ensure().map_err(|e| e.to_string())?;
-        match talk(stream) {
-            Err(JoinError::Ended) if Instant::now() < end => {}
-            talked => return talked.map_err(|e| e.to_string()),
         }
     }
 }

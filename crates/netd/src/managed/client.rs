@@ -3,12 +3,15 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::message::{Answer, Hello, MAX_LINE, Welcome};
 
 /// Longest wait for a daemon that is there.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long daemons may come and go under a guest that wants to join.
+const COMINGS: Duration = Duration::from_secs(20);
 
 /// Why a guest has not joined.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +52,21 @@ pub fn stay(stream: UnixStream, hello: &Hello) -> Result<Joined, JoinError> {
 /// Joins with a network card.
 pub fn join(stream: UnixStream, hello: &Hello, card: BorrowedFd<'_>) -> Result<Joined, JoinError> {
     talk(stream, hello, Some(card))
+}
+
+/// Talks to the network's daemon, or to its successor if it ends in between. `connect` starts one if
+/// there is none.
+pub fn until_joined<T>(
+    connect: impl Fn() -> Result<UnixStream, String>,
+    talk: impl Fn(UnixStream) -> Result<T, JoinError>,
+) -> Result<T, String> {
+    let end = Instant::now() + COMINGS;
+    loop {
+        match talk(connect()?) {
+            Err(JoinError::Ended) if Instant::now() < end => {}
+            talked => return talked.map_err(|e| e.to_string()),
+        }
+    }
 }
 
 fn talk(

@@ -12,7 +12,7 @@ mod hosts;
 mod joins;
 mod message;
 
-pub use client::{JoinError, Joined, ask, join, stay};
+pub use client::{JoinError, Joined, ask, join, stay, until_joined};
 pub use end::end;
 pub use ensure::{EnsureError, ensure, lock, reap};
 pub(crate) use joins::Joins;

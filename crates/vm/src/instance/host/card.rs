@@ -6,16 +6,13 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
-use vmlan_netd::managed::{self, Hello, JoinError, Joined, Welcome};
+use vmlan_netd::managed::{self, Hello, Joined, Welcome};
 
 use super::state::State;
 use super::{Lan, Message, spawn};
-
-/// How long daemons may come and go under a machine that wants to join.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Between attempts to have a network back.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -98,20 +95,14 @@ impl Joining {
     }
 }
 
-/// Joins a network's daemon, or its successor if it ends in between.
 fn join(lan: &dyn Lan, hello: &Hello, card: Option<&OwnedFd>) -> Result<Joined, String> {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        let stream = lan.connect()?;
-        let joined = match card {
+    managed::until_joined(
+        || lan.connect(),
+        |stream| match card {
             Some(card) => managed::join(stream, hello, card.as_fd()),
             None => managed::stay(stream, hello),
-        };
-        match joined {
-            Err(JoinError::Ended) if Instant::now() < end => {}
-            joined => return joined.map_err(|e| e.to_string()),
-        }
-    }
+        },
+    )
 }
 
 fn wait_for_end(joined: &Joined) {
