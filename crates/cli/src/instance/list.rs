@@ -8,9 +8,11 @@ use serde::Serialize;
 use vmlan_api::network::Guest;
 use vmlan_api::{Client, Leases};
 use vmlan_config::instance::InstanceConfig;
+use vmlan_config::layers::Layers;
 use vmlan_config::{LimaHome, Source};
 use vmlan_vm::instance::info::{Network, Port};
-use vmlan_vm::instance::{Files, Instance, Status, Store, inspect, ssh};
+use vmlan_vm::instance::{Files, Instance, Status, Store, inspect, size, ssh};
+use vmlan_vm::qemu::accel;
 
 use super::resolved::networks_of;
 use crate::Failure;
@@ -65,8 +67,12 @@ struct Row {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let store = super::store()?;
+    let layers = Layers::load(store.home()).unwrap_or_else(|e| {
+        crate::tell(&e.to_string());
+        Layers::default()
+    });
     let mut rows: Vec<Row> =
-        store.all()?.iter().map(|instance| machine(&store, instance)).collect();
+        store.all()?.iter().map(|instance| machine(&store, &layers, instance)).collect();
     rows.extend(commands(&rows));
     rows.sort_by(|a, b| a.name.cmp(&b.name));
     for name in &args.names {
@@ -87,7 +93,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     crate::print(&text)
 }
 
-fn machine(store: &Store, instance: &Instance) -> Row {
+fn machine(store: &Store, layers: &Layers, instance: &Instance) -> Row {
     let files = &instance.files;
     let is = inspect(instance);
     let mut info = is.info.unwrap_or_default();
@@ -96,7 +102,7 @@ fn machine(store: &Store, instance: &Instance) -> Row {
     }
     let text = fs::read_to_string(files.lima_yaml()).unwrap_or_default();
     let source = Source::new(files.lima_yaml(), text);
-    let read = InstanceConfig::parse(&source, &files.dir);
+    let read = layers.machine(&source, &files.dir);
     let mut errors = is.errors;
     errors.extend(info.problems.iter().cloned());
     let mut status = is.status;
@@ -114,8 +120,8 @@ fn machine(store: &Store, instance: &Instance) -> Row {
         dir: files.dir.display().to_string(),
         vm_type: "qemu",
         arch: config.as_ref().map_or("", |config| config.arch.name()),
-        cpus: config.as_ref().and_then(|config| config.cpus).unwrap_or_default(),
-        memory: config.as_ref().and_then(|config| config.memory).unwrap_or_default(),
+        cpus: if running { info.cpus } else { config.as_ref().map_or(0, cpus) },
+        memory: if running { info.memory } else { config.as_ref().map_or(0, size::memory) },
         disk: config.as_ref().map_or(0, |config| config.disk),
         network: networks_of(&source),
         ssh_local_port: info.ssh_local_port,
@@ -127,6 +133,12 @@ fn machine(store: &Store, instance: &Instance) -> Row {
         networks: info.networks,
         ports: info.ports,
     }
+}
+
+/// As many as the machine would have if it was started now.
+fn cpus(config: &InstanceConfig) -> u32 {
+    let wanted = super::resolved::accel(config).unwrap_or_default();
+    size::cpus(config, accel::guess(config.arch, wanted))
 }
 
 /// Adds the addresses of a machine's that its network has seen it use: it makes those of IPv6 itself.

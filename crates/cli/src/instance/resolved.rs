@@ -48,6 +48,16 @@ pub(super) fn networks_of(source: &Source) -> Vec<Value> {
     raw.networks.iter().flatten().map(|at| entry(&at.value)).collect()
 }
 
+/// The accelerator that is asked for.
+pub(super) fn accel(config: &InstanceConfig) -> Result<Option<Accel>, Failure> {
+    match std::env::var("VMLAN_ACCEL").ok().filter(|name| !name.is_empty()) {
+        Some(name) => Accel::named(&name).map(Some).ok_or_else(|| {
+            Failure::Failed(format!("VMLAN_ACCEL must be kvm, hvf or tcg, got `{name}`"))
+        }),
+        None => Ok(config.accel.as_deref().and_then(Accel::named)),
+    }
+}
+
 impl Resolved {
     /// Reads the text of an instance's `lima.yaml`, which errors call `path`. What is to be said
     /// about it is told if `aloud`.
@@ -134,12 +144,7 @@ impl Resolved {
 
     /// What the host agent is to run.
     pub(super) fn spec(self, home: &LimaHome, instance: Instance) -> Result<Spec, Failure> {
-        let accel = match std::env::var("VMLAN_ACCEL").ok().filter(|name| !name.is_empty()) {
-            Some(name) => Some(Accel::named(&name).ok_or_else(|| {
-                Failure::Failed(format!("VMLAN_ACCEL must be kvm, hvf or tcg, got `{name}`"))
-            })?),
-            None => self.config.accel.as_deref().and_then(Accel::named),
-        };
+        let accel = accel(&self.config)?;
         let mut cards = Vec::new();
         for attachment in &self.attachments {
             let network = match &attachment.target {

@@ -21,6 +21,11 @@ pub struct Info {
     #[serde(default)]
     pub accel: String,
     #[serde(default)]
+    pub cpus: u32,
+    /// In bytes.
+    #[serde(default)]
+    pub memory: u64,
+    #[serde(default)]
     pub driver_pid: u32,
     #[serde(default)]
     pub networks: Vec<Network>,

@@ -10,6 +10,7 @@ mod files;
 pub mod host;
 pub mod info;
 mod inspect;
+pub mod size;
 pub mod ssh;
 pub mod store;
 mod user;

@@ -66,6 +66,19 @@ pub fn choose(program: &Program, arch: Arch, wanted: Option<Accel>) -> Choice {
     }
 }
 
+/// What `choose` will most likely find, by a look alone.
+pub fn guess(arch: Arch, wanted: Option<Accel>) -> Accel {
+    use rustix::fs::Access;
+    let kvm = || rustix::fs::access("/dev/kvm", Access::READ_OK | Access::WRITE_OK).is_ok();
+    match wanted {
+        Some(accel) => accel,
+        None if arch != Arch::host() => Accel::Tcg,
+        None if cfg!(target_os = "macos") => Accel::Hvf,
+        None if kvm() => Accel::Kvm,
+        None => Accel::Tcg,
+    }
+}
+
 /// Has QEMU make a machine without anything in it, and end. A process of its own, because an
 /// accelerator that is broken may not come back.
 fn try_out(program: &Program, accel: Accel) -> Result<(), String> {

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use rustix::io::FdFlags;
 use rustix::process::{Pid, Signal, kill_process};
-use vmlan_config::instance::Arch;
 
 use super::super::files::Files;
+use super::super::size;
 use super::plan::Plan;
 use super::state::State;
 use super::{Message, Spec, spawn};
@@ -24,9 +24,6 @@ use crate::qemu::{self, Kernel, qmp};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const LOOK: Duration = Duration::from_millis(5);
-
-/// Memory of a machine that does not say.
-const MEMORY: u64 = 4 << 30;
 
 /// A running machine. It is killed when this is dropped.
 #[derive(Debug)]
@@ -56,8 +53,8 @@ impl Machine {
             name: spec.instance.name.clone(),
             arch: spec.config.arch,
             accel: accel.accel,
-            cpus: spec.config.cpus.unwrap_or_else(|| cpus(accel.accel, spec.config.arch)),
-            memory: spec.config.memory.unwrap_or_else(memory),
+            cpus: size::cpus(&spec.config, accel.accel),
+            memory: size::memory(&spec.config),
             disk: files.disk(),
             seed: files.seed(),
             kernel,
@@ -69,6 +66,7 @@ impl Machine {
             serial: files.serial(),
             serial_log: files.serial_log(),
         };
+        state.set_size(machine.cpus, machine.memory);
         let said = fs::metadata(files.host_log()).map_or(0, |log| log.len());
         // Nothing else is started by this process before they are closed again.
         for fd in &fds {
@@ -163,34 +161,4 @@ fn kernel(files: &Files) -> Option<Kernel> {
     let cmdline = fs::read_to_string(files.kernel_cmdline()).unwrap_or_default();
     let initrd = Some(files.initrd()).filter(|path| path.exists());
     Some(Kernel { file, initrd, cmdline })
-}
-
-/// As many as are useful: emulated ones wait for each other.
-fn cpus(accel: Accel, arch: Arch) -> u32 {
-    let all = thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
-    match accel {
-        Accel::Tcg if arch == Arch::host() => (all / 2).clamp(1, 4),
-        Accel::Tcg => all.clamp(1, 4),
-        Accel::Kvm | Accel::Hvf => all.min(4),
-    }
-}
-
-/// Half of the host's, if that is less.
-fn memory() -> u64 {
-    imp::memory().map_or(MEMORY, |all| MEMORY.min(all / 2))
-}
-
-#[cfg(target_os = "linux")]
-mod imp {
-    pub(super) fn memory() -> Option<u64> {
-        let info = rustix::system::sysinfo();
-        info.totalram.checked_mul(info.mem_unit.into())
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-mod imp {
-    pub(super) fn memory() -> Option<u64> {
-        None
-    }
 }

@@ -72,6 +72,11 @@ impl State {
         info.accel = accel.into();
     }
 
+    pub(super) fn set_size(&self, cpus: u32, memory: u64) {
+        let mut info = self.info();
+        (info.cpus, info.memory) = (cpus, memory);
+    }
+
     pub(super) fn add_network(&self, network: Network) {
         self.info().networks.push(network);
     }
