@@ -96,7 +96,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
 
 fn serve(args: &Serve) -> Result<ExitCode, Failure> {
     let failed = |e: &dyn std::fmt::Display| Failure::Failed(e.to_string());
-    let mut options = args.names.options()?;
+    let mut options = args.names.of_default_network()?;
     let ready_fd = args.ready_fd.map(|fd| {
         vmlan_netd::inherited(fd).map_err(|e| Failure::Usage(format!("--ready-fd {fd}: {e}")))
     });
@@ -112,7 +112,7 @@ fn serve(args: &Serve) -> Result<ExitCode, Failure> {
     } else {
         format!("udp {udp}\ntcp {tcp}")
     };
-    print(&text)?;
+    crate::print(&(text + "\n"))?;
     if let Some(fd) = ready_fd {
         let written = File::from(fd).write_all(b"ready\n");
         written.map_err(|e| Failure::Failed(format!("--ready-fd: {e}")))?;
@@ -133,7 +133,7 @@ fn query(args: &Asked) -> Result<ExitCode, Failure> {
     } else {
         text(&answer)
     };
-    print(&text)?;
+    crate::print(&(text + "\n"))?;
     Ok(if answer.is_found() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -150,7 +150,7 @@ fn ask(network: &str, args: &Asked) -> Result<Answer, Failure> {
 /// Asks a resolver that is there for this question only.
 fn resolve(question: &Question, args: &Asked) -> Result<Answer, Failure> {
     let failed = |e: &dyn std::fmt::Display| Failure::Failed(e.to_string());
-    let mut options = args.names.options()?;
+    let mut options = args.names.of_default_network()?;
     add_names(&mut options)?;
     let asked = question.message().map_err(|e| Failure::Usage(e.to_string()))?;
     let start = Instant::now();
@@ -170,13 +170,6 @@ fn add_names(options: &mut vmlan_dns::Options) -> Result<(), Failure> {
     let config = network.map_err(|e| Failure::Failed(e.to_string()))?;
     vmlan_netd::add_names(&mut options.names, &config);
     Ok(())
-}
-
-/// A line or some on standard output, at once.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    let written = out.write_all(format!("{text}\n").as_bytes()).and_then(|()| out.flush());
-    written.map_err(|e| Failure::Failed(format!("standard output: {e}")))
 }
 
 /// Records as a zone has them, and a line about the whole.

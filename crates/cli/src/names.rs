@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use vmlan_config::layers::Layers;
 use vmlan_config::raw::{At, Entries, RawHostResolver, RawInstance};
+use vmlan_config::{HostResolver, LimaHome};
 use vmlan_dns::{Files, Ipv6, Names, Options, Source, Target};
 
 use crate::Failure;
@@ -94,28 +96,67 @@ impl NameArgs {
     /// What they are called on a command line that can do without them.
     pub(crate) const FLAGS: [&str; 3] = ["dns_host", "dns", "dns_ipv6"];
 
-    /// What a `lima.yaml` would say in place of the flags.
+    /// What names mean to a guest of a network: the flags are in the place of a `lima.yaml`, under
+    /// and over which the home's files are laid. Its own file has the nameservers.
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is no such guest"))]
-    pub(crate) fn instance(&self) -> Result<RawInstance, Failure> {
+    pub(crate) fn of_guest(&self, home: &LimaHome) -> Result<HostResolver, Failure> {
         const PORT: u16 = 53;
         let options = self.options()?;
-        let servers = match &options.source {
-            Source::Servers(servers) => &servers[..],
-            Source::Host(_) | Source::ResolvConf(_) => &[],
-        };
-        if let Some(other) = servers.iter().find(|server| server.port() != PORT) {
+        if let Some(other) = servers(&options).iter().find(|server| server.port() != PORT) {
             let text = format!("--dns {other}: the guest's own files name no port but {PORT}");
             return Err(Failure::Usage(text));
         }
+        self.layered(home, &options)
+    }
+
+    /// What names mean to a guest that is alone on its network.
+    pub(crate) fn of_default_network(&self) -> Result<Options, Failure> {
+        // Without a home there are no files.
+        LimaHome::from_env().map_or_else(|_| self.options(), |home| self.in_home(&home))
+    }
+
+    fn in_home(&self, home: &LimaHome) -> Result<Options, Failure> {
+        let options = self.options()?;
+        let resolver = self.layered(home, &options)?;
+        let given = servers(&options);
+        let addresses = given.iter().map(SocketAddr::ip);
+        let mut found = options_of(&resolver)?;
+        if !given.is_empty() && addresses.eq(resolver.dns.iter().copied()) {
+            // Ports are in the flags only.
+            found.source = options.source;
+        }
+        Ok(found)
+    }
+
+    fn layered(&self, home: &LimaHome, options: &Options) -> Result<HostResolver, Failure> {
+        let mut layers = Layers::load(home)?;
+        if !self.dns.is_empty() {
+            // Of several sources, one counts.
+            layers.default.dns = None;
+        }
+        let (resolver, warnings) = HostResolver::of(&layers.apply(self.instance(options)))
+            .map_err(|found| {
+                let found: Vec<_> = found.into_iter().map(|d| d.message).collect();
+                Failure::Failed(found.join("; "))
+            })?;
+        for warning in warnings {
+            crate::tell(&warning.message);
+        }
+        Ok(resolver)
+    }
+
+    /// What a `lima.yaml` would say in place of the flags.
+    fn instance(&self, options: &Options) -> RawInstance {
         let target = |target: &Target| match target {
             Target::Address(address) => address.to_string(),
             Target::Alias(name) => name.clone(),
         };
         let hosts = self.dns_host.iter();
         let hosts = hosts.map(|h| (At::nowhere(h.name.clone()), At::nowhere(target(&h.target))));
-        let dns = servers.iter().map(|server| At::nowhere(server.ip().to_string()));
+        let dns = servers(options).iter().map(|server| At::nowhere(server.ip().to_string()));
+        let is_host = matches!(options.source, Source::Host(_));
         let host_resolver = RawHostResolver {
-            enabled: (!matches!(options.source, Source::Host(_))).then(|| At::nowhere(false)),
+            enabled: (!self.dns.is_empty()).then(|| At::nowhere(is_host)),
             ipv6: match self.dns_ipv6 {
                 When::Auto => None,
                 When::True => Some(At::nowhere(true)),
@@ -125,13 +166,7 @@ impl NameArgs {
             ..RawHostResolver::default()
         };
         let host_resolver = Some(host_resolver);
-        Ok(RawInstance { host_resolver, dns: Some(dns.collect()), ..RawInstance::default() })
-    }
-
-    /// Outside names are to be asked of resolv.conf's nameservers alone.
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is no such guest"))]
-    pub(crate) fn asks_resolv_conf(&self) -> bool {
-        self.dns == [Dns::ResolvConf]
+        RawInstance { host_resolver, dns: Some(dns.collect()), ..RawInstance::default() }
     }
 
     pub(crate) fn options(&self) -> Result<Options, Failure> {
@@ -175,6 +210,39 @@ impl NameArgs {
     }
 }
 
+/// The nameservers that were given.
+fn servers(options: &Options) -> &[SocketAddr] {
+    match &options.source {
+        Source::Servers(servers) => servers,
+        Source::Host(_) | Source::ResolvConf(_) => &[],
+    }
+}
+
+/// What a resolver of vmlan's makes of an instance's settings.
+pub(crate) fn options_of(resolver: &HostResolver) -> Result<Options, Failure> {
+    const PORT: u16 = 53;
+    let mut names = Names::default();
+    for (name, target) in &resolver.hosts {
+        let target = match target.parse() {
+            Ok(address) => Target::Address(address),
+            Err(_) => Target::Alias(target.clone()),
+        };
+        let added = names.add(name, &target);
+        added.map_err(|e| Failure::Failed(format!("field `hostResolver.hosts`: {e}")))?;
+    }
+    let ipv6 = match resolver.ipv6 {
+        None => Ipv6::Auto,
+        Some(true) => Ipv6::Always,
+        Some(false) => Ipv6::Never,
+    };
+    let source = match &resolver.dns[..] {
+        _ if resolver.enabled => Source::default(),
+        [] => Source::ResolvConf(Files::default().resolv_conf),
+        servers => Source::Servers(servers.iter().map(|ip| SocketAddr::new(*ip, PORT)).collect()),
+    };
+    Ok(Options { source, names, ipv6 })
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -192,6 +260,50 @@ mod tests {
         let line = Line::try_parse_from(["x"].into_iter().chain(flags));
         let line = line.map_err(|e| e.to_string())?;
         line.names.options().map(|options| options.source).map_err(|e| format!("{e:?}"))
+    }
+
+    fn in_home(files: &[(&str, &str)], flags: &[&str]) -> Result<Options, String> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("_config")).unwrap();
+        for (name, text) in files {
+            std::fs::write(dir.path().join("_config").join(name), text).unwrap();
+        }
+        let line = Line::try_parse_from(["x"].iter().chain(flags)).map_err(|e| e.to_string())?;
+        line.names.in_home(&LimaHome::new(dir.path()).unwrap()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn flags_are_between_the_files_of_the_home() {
+        let under = (
+            "default.yaml",
+            "hostResolver: {enabled: false, ipv6: false, hosts: {a.test: 10.0.0.1}}\n\
+             dns: [192.0.2.1]\n",
+        );
+        let over = ("override.yaml", "hostResolver: {enabled: false, hosts: {b.test: 10.0.0.9}}\n");
+        let servers =
+            |list: &[&str]| Source::Servers(list.iter().map(|s| s.parse().unwrap()).collect());
+        let none = in_home(&[], &[]).unwrap();
+        assert_eq!((none.source, none.ipv6), (Source::default(), Ipv6::Auto));
+        let found = in_home(&[under], &[]).unwrap();
+        assert_eq!((found.source, found.ipv6), (servers(&["192.0.2.1:53"]), Ipv6::Never));
+        assert!(found.names.has("a.test"));
+        for (flags, source) in [
+            (&["--dns", "192.0.2.2:5353"][..], servers(&["192.0.2.2:5353"])),
+            (&["--dns", "host"], Source::default()),
+            (&["--dns", "resolv.conf"], Source::ResolvConf("/etc/resolv.conf".into())),
+        ] {
+            assert_eq!(in_home(&[under], flags).unwrap().source, source, "{flags:?}");
+        }
+        let flags = ["--dns-host", "b.test=10.0.0.2", "--dns-ipv6", "true"];
+        let found = in_home(&[under, over], &flags).unwrap();
+        assert_eq!(found.ipv6, Ipv6::Always);
+        assert!(found.names.has("a.test") && found.names.has("b.test"));
+        let dns = ("override.yaml", "hostResolver: {enabled: false}\ndns: [192.0.2.3]\n");
+        let found = in_home(&[under, dns], &["--dns", "192.0.2.2:5353"]).unwrap();
+        assert_eq!(found.source, servers(&["192.0.2.3:53"]));
+        let wrong = in_home(&[("default.yaml", "hostResolver: {hosts: {'..': 10.0.0.1}}\n")], &[]);
+        assert!(wrong.unwrap_err().contains("hostResolver.hosts"));
+        assert!(in_home(&[("default.yaml", "dns: {\n")], &[]).is_err());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use vmlan_config::instance::{InstanceConfig, VmType};
 use vmlan_config::layers::Layers;
 use vmlan_config::raw::{RawEntry, RawInstance};
 use vmlan_config::{Attachment, HostResolver, LimaHome, NetworksFile, Report, Source, Target};
-use vmlan_dns::{Files as DnsFiles, Ipv6, Names, Options};
+use vmlan_dns::Options;
 use vmlan_vm::instance::Instance;
 use vmlan_vm::instance::host::{Card, Network, Spec};
 use vmlan_vm::qemu::accel::Accel;
@@ -149,7 +149,7 @@ impl Resolved {
         for attachment in &self.attachments {
             let network = match &attachment.target {
                 Target::Default | Target::VzNat if self.config.slirp => {
-                    Network::Slirp(self.names())
+                    Network::Slirp(self.names()?)
                 }
                 Target::Default | Target::VzNat => {
                     Network::Managed(Arc::new(Own::new(&instance.files)))
@@ -168,28 +168,13 @@ impl Resolved {
     }
 
     /// What names mean where the resolver is not a network's own.
-    fn names(&self) -> Options {
-        let mut names = Names::default();
-        for (name, target) in &self.resolver.hosts {
-            let target = match target.parse() {
-                Ok(address) => vmlan_dns::Target::Address(address),
-                Err(_) => vmlan_dns::Target::Alias(target.clone()),
-            };
-            // Vmlan's own names stay what they are.
-            let _ = names.add(name, &target);
-        }
+    fn names(&self) -> Result<Options, Failure> {
+        let mut options = crate::names::options_of(&self.resolver)?;
+        // Vmlan's own names stay what they are.
         let host = vmlan_dns::Target::Address(vmlan_vm::qemu::SLIRP_HOST.into());
-        let _ = names.add("host.lima.internal", &host);
-        let ipv6 = match self.resolver.ipv6 {
-            None => Ipv6::Auto,
-            Some(true) => Ipv6::Always,
-            Some(false) => Ipv6::Never,
-        };
-        let source = match self.resolver.enabled {
-            true => vmlan_dns::Source::default(),
-            false => vmlan_dns::Source::ResolvConf(DnsFiles::default().resolv_conf),
-        };
-        Options { source, names, ipv6 }
+        options.names.remove("host.lima.internal");
+        let _ = options.names.add("host.lima.internal", &host);
+        Ok(options)
     }
 }
 

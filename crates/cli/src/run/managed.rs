@@ -9,7 +9,6 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use vmlan_config::layers::Layers;
 use vmlan_config::{Attachment, HostResolver, LimaHome, Network};
 use vmlan_engine::Forward;
 use vmlan_engine::io::ListenAddr;
@@ -51,7 +50,7 @@ impl Managed {
     ) -> Result<Self, Failure> {
         let daemon = Daemon::of(home, network).map_err(Failure::Failed)?;
         let forwards = args.publish.iter().flat_map(|publish| &publish.0).filter(|_| first);
-        let resolver = if first { resolver(home, args)? } else { HostResolver::default() };
+        let resolver = if first { args.names.of_guest(home)? } else { HostResolver::default() };
         let mut hello = Hello {
             addresses: None,
             hosts: resolver.hosts,
@@ -155,22 +154,6 @@ impl Managed {
         let Some(helper) = &self.helper else { return Ok(()) };
         helper.attach(namespace, &self.interface, self.mac).map_err(|e| e.to_string())
     }
-}
-
-/// What names mean to the guest: the flags are in the place of a `lima.yaml`.
-fn resolver(home: &LimaHome, args: &Args) -> Result<HostResolver, Failure> {
-    let instance = Layers::load(home)?.apply(args.names.instance()?);
-    let (mut resolver, warnings) = HostResolver::of(&instance).map_err(|found| {
-        let found: Vec<_> = found.into_iter().map(|d| d.message).collect();
-        Failure::Failed(found.join("; "))
-    })?;
-    for warning in warnings {
-        crate::tell(&warning.message);
-    }
-    if args.names.asks_resolv_conf() {
-        resolver.dns.clear();
-    }
-    Ok(resolver)
 }
 
 fn forwarded(forward: &Forward) -> Result<Forwarded, String> {

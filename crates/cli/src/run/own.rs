@@ -32,7 +32,7 @@ impl Own {
         if args.no_host_loopback {
             config.host_loopback = HostLoopback::None;
         }
-        let dns = args.names.options()?;
+        let dns = args.names.of_default_network()?;
         let forwards = args.publish.iter().flat_map(|publish| publish.0.clone()).collect();
         Ok(Self { config, dns, forwards, capture: args.capture.clone() })
     }

@@ -34,6 +34,24 @@ fn names_of_a_guest_are_there_while_it_is() {
     assert_eq!(lab.output(&["--", "sh", "-c", gone]), "gone\n");
 }
 
+/// The network that is a command's alone is no exception.
+#[test]
+fn names_of_the_home_are_on_the_default_network_too() {
+    let lab = Lab::new();
+    config(&lab, "default.yaml", "hostResolver: {hosts: {a.test: 10.9.9.1, b.test: 10.9.9.1}}\n");
+    config(&lab, "override.yaml", "hostResolver: {hosts: {c.test: a.test}}\n");
+    let ask =
+        "for n in a b c; do getent ahostsv4 $n.test | head -1 | cut -d ' ' -f 1; done | xargs";
+    let run = |args: &[&str]| lab.run_alone(args).output().unwrap();
+    let said = run(&["--dns-host", "b.test=10.9.9.2", "--", "sh", "-c", ask]).stdout;
+    assert_eq!(String::from_utf8(said).unwrap(), "10.9.9.1 10.9.9.2 10.9.9.1\n");
+    config(&lab, "default.yaml", "hostResolver: {enabled: maybe}\n");
+    let refused = run(&["--", "true"]);
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(125));
+    assert!(error.contains("default.yaml:1:"), "{error}");
+}
+
 #[test]
 fn nameservers_of_a_guest_are_in_its_own_file() {
     let lab = Lab::new();
