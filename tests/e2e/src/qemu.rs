@@ -15,6 +15,9 @@ use crate::process::Process;
 /// An emulated boot takes three seconds alone, and several share two processors.
 const BOOT: Duration = Duration::from_secs(90);
 
+/// The emulator.
+pub const QEMU: &str = "qemu-system-x86_64";
+
 /// A booted machine. Killed on drop.
 #[derive(Debug)]
 pub struct Machine {
@@ -35,9 +38,14 @@ impl Machine {
     /// Boots with one network card behind `-netdev NETDEV,id=n0`.
     #[track_caller]
     pub fn boot(netdev: &str, mac: &str) -> Self {
+        Self::boot_by(Command::new(QEMU), netdev, mac)
+    }
+
+    /// Boots by a command that takes QEMU's arguments after its own.
+    #[track_caller]
+    pub fn boot_by(mut command: Command, netdev: &str, mac: &str) -> Self {
         let image = image();
         let console = tempfile::NamedTempFile::new().expect("a temporary file for the console");
-        let mut command = Command::new("qemu-system-x86_64");
         // The device node of KVM may be there and not work: always emulate.
         command
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])

@@ -9,9 +9,13 @@ use std::time::Duration;
 use rustix::process::Signal;
 use vmlan_e2e::frames::{BROADCAST, ethernet};
 use vmlan_e2e::process::{Process, eventually};
-use vmlan_e2e::{As, BridgeHost, RunningGuest};
+use vmlan_e2e::qemu::QEMU;
+use vmlan_e2e::{As, BridgeHost, Machine, RunningGuest};
 
 const SOON: Duration = Duration::from_secs(30);
+
+/// An emulated processor needs its time, and shares it with the other tests.
+const PATIENT: Duration = Duration::from_secs(120);
 const SOCKET: &str = "/run/net.sock";
 const PIDFILE: &str = "/run/net.pid";
 
@@ -31,6 +35,24 @@ const OUTSIDE: &str = "
     until [ -n \"$(ip -n outside -6 addr show dev out0 scope link -tentative)\" ]; do sleep 0.05; done
 ";
 
+/// A LAN behind the interface `up0`, with a machine that is DHCP server, router and another host.
+const LAN: &str = "
+    ln -s vmlan /usr/local/bin/socket_vmnet
+    ip netns add other
+    ip link add up0 type veth peer name lan0 netns other
+    echo 0 >/proc/sys/net/ipv6/conf/up0/accept_ra
+    ip link set up0 up
+    ip -n other addr add 10.9.0.2/24 dev lan0
+    ip -n other addr add fd09::2/64 dev lan0 nodad
+    ip -n other link set lan0 up
+    until [ -n \"$(ip -6 addr show dev up0 scope link -tentative)\" ]; do sleep 0.05; done
+    mkdir -p /run/layers/dhcp
+    ip netns exec other dnsmasq --conf-file=/dev/null --interface=lan0 --bind-interfaces --no-resolv \
+        --no-hosts --port=0 --user=root --dhcp-range=10.9.0.50,10.9.0.99,1h \
+        --dhcp-range=fd09::,ra-only,64 --enable-ra \
+        --dhcp-leasefile=/run/layers/dhcp/leases --pid-file=/run/layers/dhcp/pid
+";
+
 /// A host on which the daemon runs with these flags.
 struct Served {
     daemon: Process,
@@ -41,8 +63,14 @@ struct Served {
 impl Served {
     #[track_caller]
     fn new(flags: &str) -> Self {
+        Self::beside(OUTSIDE, flags)
+    }
+
+    /// On a host with something around it.
+    #[track_caller]
+    fn beside(around: &str, flags: &str) -> Self {
         let host = BridgeHost::new();
-        host.run(As::Root, OUTSIDE);
+        host.run(As::Root, around);
         let before = host.listing();
         let daemon = Self::start(&host, flags);
         Self { daemon, host, before }
@@ -136,6 +164,96 @@ fn guests_on_the_socket_are_on_the_bridge() {
     }
     host.run(As::User, &format!("ping -c 1 -W 2 {}", six[0]));
     drop(guests);
+    served.stop();
+}
+
+/// A machine's card: QEMU's own connection to the socket, or a descriptor that it was started with.
+fn machine(served: &Served, by_client: bool, mac: &str) -> Machine {
+    if by_client {
+        let line = format!("exec socket_vmnet_client {SOCKET} {QEMU} \"$@\"");
+        let mut command = served.host.command(As::Root, &line);
+        command.arg(QEMU);
+        return Machine::boot_by(command, "socket,fd=3", mac);
+    }
+    let path = served.host.path(SOCKET);
+    Machine::boot(&format!("stream,server=off,addr.type=unix,addr.path={path}"), mac)
+}
+
+/// A machine's addresses, of both families, once it has them.
+fn addresses(machine: &mut Machine) -> [String; 2] {
+    machine.dhcp();
+    let four = "ip -4 addr show dev eth0 | sed -n 's|.*inet \\([0-9.]*\\)/.*|\\1|p'";
+    let show = "ip -6 addr show dev eth0 scope global | grep -v tentative";
+    let six = format!("{show} | sed -n 's|.*inet6 \\([0-9a-f:]*\\)/64.*|\\1|p' | grep :");
+    let six = format!("for i in $(seq 60); do {six} && break; sleep 1; done");
+    [machine.sh(four, PATIENT), machine.sh(&six, PATIENT)]
+}
+
+#[track_caller]
+fn machine_reaches(machine: &mut Machine, address: &str) {
+    let six = if address.contains(':') { "-6" } else { "" };
+    machine.sh(&format!("ping {six} -c 2 -W 5 {address}"), PATIENT);
+}
+
+#[test]
+fn machines_on_the_socket_are_on_the_bridge() {
+    let served = Served::new("");
+    let guest = served.guest("one");
+    let mut machines = std::thread::scope(|scope| {
+        let booted =
+            [(false, "52:54:00:00:00:01"), (true, "52:54:00:00:00:02")].map(|(how, mac)| {
+                let served = &served;
+                scope.spawn(move || machine(served, how, mac))
+            });
+        booted.map(|machine| machine.join().expect("a machine"))
+    });
+    let theirs = machines.each_mut().map(addresses);
+    let guest_six = six(&guest);
+    for (own, other) in [(0, 1), (1, 0)] {
+        assert!(theirs[own][0].starts_with("192.168.105."), "{theirs:?}");
+        assert!(theirs[own][1].starts_with("fd76:6d6c:c0a8:6900:"), "{theirs:?}");
+        let hosts = ["192.168.105.1", "fd76:6d6c:c0a8:6900::1", "203.0.113.2", "fd00:77::2"];
+        let guests = [&theirs[other][0], &theirs[other][1], &guest.address, &guest_six];
+        for address in hosts.into_iter().chain(guests.map(String::as_str)) {
+            machine_reaches(&mut machines[own], address);
+        }
+        for address in &theirs[own] {
+            served.host.run(As::User, &format!("ping -c 2 -W 5 {address}"));
+            assert!(guest.can(&format!("ping -I lima0 -c 2 -W 5 {address}")), "{address}");
+        }
+    }
+    drop((machines, guest));
+    served.stop();
+}
+
+#[test]
+fn guests_on_the_socket_are_on_the_lan() {
+    let served = Served::beside(LAN, "--vmnet-mode=bridged --vmnet-interface=up0");
+    let guest = served.guest("one");
+    let mut machine = machine(&served, false, "52:54:00:00:00:01");
+    let (theirs, mine) = (addresses(&mut machine), [guest.address.clone(), six(&guest)]);
+    for [four, six] in [&theirs, &mine] {
+        assert!(four.starts_with("10.9.0.") && six.starts_with("fd09:"), "{four} {six}");
+        for address in [four, six] {
+            let ping = format!("ip netns exec other ping -c 2 -W 5 {address}");
+            served.host.run(As::Root, &ping);
+        }
+    }
+    for address in ["10.9.0.2", "fd09::2"].into_iter().chain(mine.iter().map(String::as_str)) {
+        machine_reaches(&mut machine, address);
+    }
+    for address in ["10.9.0.2", "fd09::2"].into_iter().chain(theirs.iter().map(String::as_str)) {
+        assert!(guest.can(&format!("ping -I lima0 -c 2 -W 5 {address}")), "{address}");
+    }
+    drop((machine, guest));
+    // The interface of a host that has addresses there cannot have guests behind it.
+    let host = &served.host;
+    host.run(As::Root, "ip link add up1 type veth peer name x; ip addr add 10.8.0.1/24 dev up1");
+    let line = "socket_vmnet --socket-group=root --vmnet-mode=bridged --vmnet-interface=up1 /run/s";
+    let said = host.fail(As::Root, line);
+    assert!(said.contains("up1 has addresses of the host's"), "{said}");
+    host.run(As::Root, "ip link del up1");
+    served.host.run(As::Root, "kill $(cat /run/layers/dhcp/pid)");
     served.stop();
 }
 
