@@ -1,8 +1,12 @@
 //! Machines of QEMU's with cards on networks with a bridge, and beside the host on its own network.
 
+use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
 use std::time::Duration;
 
-use vmlan_e2e::{As, BridgeHost, Machine};
+use rustix::process::Signal;
+use vmlan_e2e::{As, BridgeHost, Machine, Process};
 
 const MAC: &str = "52:54:00:00:00:09";
 
@@ -19,6 +23,27 @@ fn reaches(machine: &mut Machine, address: &str) -> bool {
 fn await_six(machine: &mut Machine) {
     let show = "ip -6 addr show dev eth0 scope global | grep -v tentative | grep -q inet6";
     machine.sh(&format!("for i in $(seq 60); do {show} && break; sleep 1; done; {show}"), PATIENT);
+}
+
+/// A machine's card on the LAN, and a process that has joined for it, as host agents do.
+fn joined(host: &BridgeHost) -> (Process, OwnedFd) {
+    let hello = format!("{{\"mac\": \"{MAC}\", \"bridged\": true}}");
+    let script = format!(
+        "exec python3 -c '
+import socket
+s = socket.socket(socket.AF_UNIX)
+s.connect(\"/run/home/.lima/_networks/lan/lan_fd.sock\")
+s.sendall(b\"\"\"{hello}\\n\"\"\")
+print(s.recv(4096).decode(), flush=True)
+s.recv(1)'"
+    );
+    let mut command = host.command(As::User, &script);
+    let mut agent = Process::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()));
+    let mut said = String::new();
+    let out = agent.child().stdout.take().expect("a pipe");
+    BufReader::new(out).read_line(&mut said).expect("a line");
+    assert!(said.contains("\"lan\":true"), "{said}");
+    (agent, host.tap("vmlan-lan", MAC))
 }
 
 #[test]
@@ -89,7 +114,7 @@ fn on_the_network_of_the_host() {
         host.install_sudoers();
         let before = host.listing();
         let guest = host.guest("lima:lan", "one");
-        let tap = host.tap("vmlan-lan", MAC);
+        let (mut agent, tap) = joined(&host);
         let mut machine = Machine::boot_on(&tap, MAC);
         let said = machine.dhcp();
         assert!(said.contains("10.9.0."), "{said}");
@@ -103,7 +128,14 @@ fn on_the_network_of_the_host() {
         let own = machine
             .sh("ip -4 -o addr show dev eth0 | sed 's|.* inet \\([0-9.]*\\)/.*|\\1|'", PATIENT);
         host.run(As::Root, &format!("ip netns exec other ping -c 2 -W 5 {own}"));
-        drop((machine, tap, guest));
+        // The machine and whoever has started it are killed; another guest stays.
+        machine.process().signal(Signal::KILL);
+        agent.signal(Signal::KILL);
+        agent.wait(PATIENT);
+        drop((machine, tap));
+        host.eventually("[ -z \"$(ip -o link show type macvtap)\" ]");
+        assert!(guest.can("ping -I lima0 -c 2 -W 5 10.9.0.2"));
+        drop(guest);
         host.await_listing(&before);
         host.run(As::Root, "kill $(cat /run/layers/dhcp/pid)");
     }
