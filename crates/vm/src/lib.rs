@@ -4,11 +4,14 @@
 
 pub mod agent;
 pub mod disk;
+pub mod driver;
 pub mod image;
 pub mod instance;
+pub mod kernel;
 #[cfg(target_os = "linux")]
 pub mod netns;
 pub mod ports;
 pub mod qemu;
 pub mod seed;
 pub mod template;
+pub mod vz;

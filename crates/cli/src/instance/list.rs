@@ -7,12 +7,14 @@ use std::process::ExitCode;
 use serde::Serialize;
 use vmlan_api::network::Guest;
 use vmlan_api::{Client, Leases};
-use vmlan_config::instance::InstanceConfig;
+use vmlan_config::instance::{InstanceConfig, VmType};
 use vmlan_config::layers::Layers;
 use vmlan_config::{LimaHome, Source};
+use vmlan_vm::driver::{self, Wants};
 use vmlan_vm::instance::info::{Network, Port};
 use vmlan_vm::instance::{Files, Instance, Status, Store, inspect, size, ssh};
 use vmlan_vm::qemu::accel;
+use vmlan_vm::vz;
 
 use super::resolved::networks_of;
 use crate::Failure;
@@ -118,7 +120,7 @@ fn machine(store: &Store, layers: &Layers, instance: &Instance) -> Row {
         status: status.name(),
         health: if running { info.health.name() } else { "" },
         dir: files.dir.display().to_string(),
-        vm_type: "qemu",
+        vm_type: config.as_ref().map_or("", |config| vm_type(config, instance)),
         arch: config.as_ref().map_or("", |config| config.arch.name()),
         cpus: if running { info.cpus } else { config.as_ref().map_or(0, cpus) },
         memory: if running { info.memory } else { config.as_ref().map_or(0, size::memory) },
@@ -157,6 +159,14 @@ fn add_seen(home: &LimaHome, files: &Files, network: &mut Network) {
 
 fn is_link_local(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
+/// What runs the machine, or would.
+fn vm_type(config: &InstanceConfig, instance: &Instance) -> &'static str {
+    let wants = Wants::of(config, &instance.files);
+    // One that cannot be run is what it asks to be.
+    let chosen = driver::choose(&wants, vz::available()).ok().or(config.vm_type);
+    chosen.unwrap_or(VmType::Qemu).name()
 }
 
 /// Commands on networks: a guest with a name that is no machine's.

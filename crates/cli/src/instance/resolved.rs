@@ -10,9 +10,11 @@ use vmlan_config::layers::Layers;
 use vmlan_config::raw::{RawEntry, RawInstance};
 use vmlan_config::{Attachment, HostResolver, LimaHome, NetworksFile, Report, Source, Target};
 use vmlan_dns::Options;
+use vmlan_vm::driver::{self, Wants};
 use vmlan_vm::instance::Instance;
 use vmlan_vm::instance::host::{Card, Network, Spec};
 use vmlan_vm::qemu::accel::Accel;
+use vmlan_vm::vz;
 
 use super::lan::{Configured, Own};
 use crate::Failure;
@@ -22,6 +24,7 @@ use crate::network::shown;
 #[derive(Debug)]
 pub(super) struct Resolved {
     pub(super) config: InstanceConfig,
+    pub(super) driver: VmType,
     resolver: HostResolver,
     attachments: Vec<Attachment>,
     networks: NetworksFile,
@@ -50,7 +53,7 @@ pub(super) fn networks_of(source: &Source) -> Vec<Value> {
 
 /// The accelerator that is asked for.
 pub(super) fn accel(config: &InstanceConfig) -> Result<Option<Accel>, Failure> {
-    match std::env::var("VMLAN_ACCEL").ok().filter(|name| !name.is_empty()) {
+    match asked_accel() {
         Some(name) => Accel::named(&name).map(Some).ok_or_else(|| {
             Failure::Failed(format!("VMLAN_ACCEL must be kvm, hvf or tcg, got `{name}`"))
         }),
@@ -95,32 +98,22 @@ impl Resolved {
                 crate::tell(&report.to_string());
             }
         }
-        let resolved = Self { config: read.config, resolver, attachments, networks };
+        let mut wants = Wants::of(&read.config, &instance.files);
+        wants.accel |= asked_accel().is_some();
+        wants.vz_nat = attachments.iter().any(|attachment| attachment.target == Target::VzNat);
+        let driver = driver::choose(&wants, vz::available())
+            .map_err(|why| Failure::Failed(format!("{}: {why}", path.display())))?;
+        let resolved = Self { config: read.config, driver, resolver, attachments, networks };
         resolved.refuse_what_cannot_be(path)?;
         Ok(resolved)
     }
 
     fn refuse_what_cannot_be(&self, path: &Path) -> Result<(), Failure> {
         let refused = |why: String| Err(Failure::Failed(format!("{}: {why}", path.display())));
-        if self.config.vm_type == VmType::Vz {
-            return refused(match cfg!(target_os = "macos") {
-                true => "vmType vz cannot be started by this build; use vmType: qemu".into(),
-                false => "vmType vz is Apple's Virtualization.framework, and needs macOS; use \
-                          vmType: qemu"
-                    .into(),
-            });
-        }
         let mut names: Vec<&str> = Vec::new();
         for attachment in &self.attachments {
             match &attachment.target {
-                Target::Default | Target::Socket(_) => {}
-                Target::VzNat => {
-                    return refused(
-                        "vzNAT is for vmType vz on macOS: with QEMU, a network of mode shared \
-                         does the like (`lima: shared`)"
-                            .into(),
-                    );
-                }
+                Target::Default | Target::Socket(_) | Target::VzNat => {}
                 Target::Lima(name) => {
                     let network = crate::network::find(&self.networks, name)?;
                     if let Err(why) = imp::check(network) {
@@ -148,12 +141,9 @@ impl Resolved {
         let mut cards = Vec::new();
         for attachment in &self.attachments {
             let network = match &attachment.target {
-                Target::Default | Target::VzNat if self.config.slirp => {
-                    Network::Slirp(self.names()?)
-                }
-                Target::Default | Target::VzNat => {
-                    Network::Managed(Arc::new(Own::new(&instance.files)))
-                }
+                Target::Default if self.config.slirp => Network::Slirp(self.names()?),
+                Target::Default => Network::Managed(Arc::new(Own::new(&instance.files))),
+                Target::VzNat => Network::VzNat,
                 Target::Socket(path) => Network::Socket(path.clone()),
                 Target::Lima(name) => {
                     let network = crate::network::find(&self.networks, name)?;
@@ -163,8 +153,8 @@ impl Resolved {
             };
             cards.push(Card { attachment: attachment.clone(), network });
         }
-        let Self { config, resolver, .. } = self;
-        Ok(Spec { home: home.clone(), instance, config, resolver, cards, accel })
+        let Self { config, driver, resolver, .. } = self;
+        Ok(Spec { home: home.clone(), instance, config, driver, resolver, cards, accel })
     }
 
     /// What names mean where the resolver is not a network's own.
@@ -176,6 +166,11 @@ impl Resolved {
         let _ = options.names.add("host.lima.internal", &host);
         Ok(options)
     }
+}
+
+/// The accelerator that the environment names.
+fn asked_accel() -> Option<String> {
+    std::env::var("VMLAN_ACCEL").ok().filter(|name| !name.is_empty())
 }
 
 #[cfg(target_os = "linux")]

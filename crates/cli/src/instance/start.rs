@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use vmlan_config::instance::VmType;
 use vmlan_vm::instance::info::{Health, Info};
 use vmlan_vm::instance::{Instance, Status, Store, StoreError, inspect};
-use vmlan_vm::qemu::program::Program;
+use vmlan_vm::qemu::program::{Program, ProgramError};
 use vmlan_vm::{image, template};
 
 use super::change::Changes;
@@ -164,7 +165,11 @@ fn create(
     let text = changes.apply(&text)?;
     let resolved = Resolved::new(store.home(), &instance, &path, &text, true)?;
     let config = &resolved.config;
-    let program = Program::find(config.arch).map_err(|e| Failure::Failed(e.to_string()))?;
+    let failed = |e: ProgramError| Failure::Failed(e.to_string());
+    let qemu = match resolved.driver {
+        VmType::Qemu => Some(Program::find(config.arch).map_err(failed)?),
+        VmType::Vz => None,
+    };
     if config.images.is_empty() {
         return Err(Failure::Failed(format!(
             "{}: field `images` has none for {}",
@@ -172,8 +177,10 @@ fn create(
             config.arch.name()
         )));
     }
-    if config.images.iter().all(|image| image.kernel.is_none()) {
-        program.firmware(config.arch).map_err(|e| Failure::Failed(e.to_string()))?;
+    if let Some(qemu) = qemu
+        && config.images.iter().all(|image| image.kernel.is_none())
+    {
+        qemu.firmware(config.arch).map_err(failed)?;
     }
     let images = Images::new(&path)?;
     let mut why: Option<Failure> = None;

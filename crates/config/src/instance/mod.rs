@@ -81,7 +81,8 @@ pub struct CaCerts {
 /// A machine as it is asked for; `None` where the driver chooses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceConfig {
-    pub vm_type: VmType,
+    /// `None` where the host decides.
+    pub vm_type: Option<VmType>,
     pub arch: Arch,
     /// Those of the architecture, in the order in which they are tried.
     pub images: Vec<Image>,
@@ -172,6 +173,15 @@ impl InstanceConfig {
     }
 }
 
+impl VmType {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu",
+            Self::Vz => "vz",
+        }
+    }
+}
+
 impl Arch {
     /// The architecture of this machine.
     pub fn host() -> Self {
@@ -243,7 +253,7 @@ impl Resolve {
         let arch = arch?;
         let of_arch = images.into_iter().flatten().filter(|(of, _)| *of == arch);
         Some(InstanceConfig {
-            vm_type: vm_type?,
+            vm_type,
             arch,
             images: of_arch.map(|(_, image)| image).collect(),
             cpus: cpus.map(|at| at.value),
@@ -288,9 +298,10 @@ impl Resolve {
     }
 
     fn vm_type(&mut self, at: Option<&At<String>>) -> Option<VmType> {
-        let Some(at) = at else { return Some(VmType::Qemu) };
+        let at = at?;
         match at.value.as_str() {
-            "" | "default" | "qemu" => Some(VmType::Qemu),
+            "" | "default" => None,
+            "qemu" => Some(VmType::Qemu),
             "vz" => Some(VmType::Vz),
             other => {
                 let message = format!("field `vmType` must be `qemu` or `vz`, got `{other}`");

@@ -10,7 +10,7 @@ fn read(text: &str) -> Result<Read, String> {
 #[test]
 fn nothing_said_is_every_default() {
     let config = read("").unwrap().config;
-    assert_eq!((config.vm_type, config.arch), (VmType::Qemu, Arch::host()));
+    assert_eq!((config.vm_type, config.arch), (None, Arch::host()));
     assert_eq!((config.cpus, config.memory, config.disk), (None, None, 100 << 30));
     assert!(config.propagate_proxy_env && !config.plain && config.images.is_empty());
 }

@@ -30,6 +30,9 @@ const STORAGE: usize = 512 * 1024;
 /// with the largest frame has to fit, and more than one.
 const SOCKET_BUFFER: usize = 1024 * 1024;
 
+/// Apple's Virtualization framework wants four times the size that is sent from.
+const RECEIVE_BUFFER: usize = SOCKET_BUFFER * if cfg!(target_vendor = "apple") { 4 } else { 1 };
+
 /// A received message.
 #[derive(Debug)]
 pub(crate) struct Message {
@@ -81,7 +84,7 @@ pub(crate) fn prepare(socket: BorrowedFd<'_>) -> io::Result<()> {
     rustix::net::sockopt::set_socket_nosigpipe(socket, true)?;
     // Wishes: less is only slower.
     let _ = rustix::net::sockopt::set_socket_send_buffer_size(socket, SOCKET_BUFFER);
-    let _ = rustix::net::sockopt::set_socket_recv_buffer_size(socket, SOCKET_BUFFER);
+    let _ = rustix::net::sockopt::set_socket_recv_buffer_size(socket, RECEIVE_BUFFER);
     Ok(())
 }
 

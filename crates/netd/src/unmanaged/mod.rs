@@ -10,23 +10,19 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::PollFlags;
 use vmlan_link::stream::StreamLink;
 use vmlan_link::tap::TapLink;
-use vmlan_link::{Flushed, Link, PeerId, Recv};
+use vmlan_link::{Link, Recv};
 use vmlan_wire::{FrameBatch, Offload, OutFrame};
+
+use crate::relay::{RECONNECT, deliver, wait};
 
 pub use dhcp::{Answer, Client, Lease};
 
 /// How long the network's DHCP server may take, and how often it is asked meanwhile.
 const PATIENCE: Duration = Duration::from_secs(15);
 const AGAIN: Duration = Duration::from_secs(1);
-
-/// Between attempts to reach a daemon that is gone, as QEMU does it.
-const RECONNECT: Duration = Duration::from_millis(500);
-
-/// How long one side may keep frames from the other. What it has not taken then is lost.
-const SLOW: Duration = Duration::from_millis(100);
 
 /// Why a guest is not on such a network.
 #[derive(Debug, thiserror::Error)]
@@ -178,39 +174,4 @@ fn connect(path: &Path) -> Result<StreamLink, UnmanagedError> {
 
 fn send(link: &mut StreamLink, frame: &[u8]) -> io::Result<()> {
     deliver(link, &[OutFrame::whole(frame, Offload::NONE)]).map(drop)
-}
-
-/// Sends frames in order, as far as the other side takes them in time. False once it is gone.
-fn deliver(link: &mut impl Link, frames: &[OutFrame<'_>]) -> io::Result<bool> {
-    let mut rest = frames;
-    loop {
-        let taken = link.send(PeerId(0), rest);
-        rest = rest.get(taken..).unwrap_or_default();
-        match link.flush() {
-            Flushed::Done if rest.is_empty() => return Ok(true),
-            Flushed::Done => {}
-            Flushed::Blocked => {
-                let room = [(link.as_fd(), PollFlags::OUT)];
-                if !wait(&room, Some(Instant::now() + SLOW))? {
-                    return Ok(true);
-                }
-            }
-            Flushed::Closed => return Ok(false),
-        }
-    }
-}
-
-/// Waits until something happens to one of these; false if nothing did before `end`.
-fn wait(fds: &[(BorrowedFd<'_>, PollFlags)], end: Option<Instant>) -> io::Result<bool> {
-    let mut fds: Vec<_> =
-        fds.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
-    loop {
-        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-        let left = left.and_then(|left| Timespec::try_from(left).ok());
-        match rustix::event::poll(&mut fds, left.as_ref()) {
-            Ok(ready) => return Ok(ready > 0),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
 }

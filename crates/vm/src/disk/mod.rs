@@ -3,6 +3,7 @@
 //!
 //! The format is that of QEMU's `docs/interop/qcow2`, version 3.
 
+mod raw;
 mod whole;
 
 use std::fs::{self, File, OpenOptions};
@@ -10,6 +11,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+pub use raw::raw;
 pub use whole::check;
 
 /// What a file with a disk in it looks like inside.

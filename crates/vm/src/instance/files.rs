@@ -79,6 +79,16 @@ impl Files {
         self.file("qmp.sock")
     }
 
+    /// What Virtualization.framework keeps of EFI's variables.
+    pub fn vz_efi(&self) -> PathBuf {
+        self.file("vz-efi")
+    }
+
+    /// By which the guest of Virtualization.framework knows its machine again.
+    pub fn vz_identifier(&self) -> PathBuf {
+        self.file("vz-identifier")
+    }
+
     pub fn agent(&self) -> PathBuf {
         self.file("agent.sock")
     }

@@ -36,6 +36,17 @@ mod imp {
 #[cfg(not(target_os = "linux"))]
 mod imp {
     pub(super) fn memory() -> Option<u64> {
-        None
+        let (mut bytes, mut len) = (0_u64, size_of::<u64>());
+        // SAFETY: the name is a string of C's, and the value eight bytes, as the length says.
+        let done = unsafe {
+            libc::sysctlbyname(
+                c"hw.memsize".as_ptr(),
+                (&raw mut bytes).cast(),
+                &raw mut len,
+                std::ptr::null_mut(),
+                0,
+            )
+        };
+        (done == 0).then_some(bytes)
     }
 }

@@ -14,11 +14,15 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use vmlan_agent::message::CHANNEL;
 use vmlan_config::instance::Arch;
 use vmlan_config::show_mac;
 use vmlan_wire::Mac;
 
 use accel::Accel;
+
+use crate::disk::Format;
+use crate::kernel::Kernel;
 
 /// All that QEMU is told of a machine.
 #[derive(Clone, Debug)]
@@ -29,8 +33,8 @@ pub struct Machine {
     pub cpus: u32,
     /// In bytes.
     pub memory: u64,
-    /// qcow2.
     pub disk: PathBuf,
+    pub format: Format,
     pub seed: PathBuf,
     pub kernel: Option<Kernel>,
     /// Where the architecture has none of its own.
@@ -42,14 +46,6 @@ pub struct Machine {
     pub agent: PathBuf,
     pub serial: PathBuf,
     pub serial_log: PathBuf,
-}
-
-/// A kernel that is booted without a boot loader.
-#[derive(Clone, Debug)]
-pub struct Kernel {
-    pub file: PathBuf,
-    pub initrd: Option<PathBuf>,
-    pub cmdline: String,
 }
 
 /// A network card.
@@ -85,9 +81,6 @@ pub enum Again {
 /// The host on QEMU's own network.
 pub const SLIRP_HOST: Ipv4Addr = Ipv4Addr::new(192, 168, 5, 2);
 
-/// The port of the virtio console that the agent answers on.
-pub const AGENT_PORT: &str = "dev.vmlan.agent";
-
 impl Machine {
     /// QEMU's arguments.
     pub fn arguments(&self) -> Vec<OsString> {
@@ -112,7 +105,9 @@ impl Machine {
             args.add("-append", kernel.cmdline.clone());
         }
         args.add("-device", "virtio-rng-pci");
-        args.path("-drive", "if=none,id=disk,format=qcow2,discard=unmap,file=", &self.disk, "");
+        let format = self.format.name();
+        let drive = format!("if=none,id=disk,format={format},discard=unmap,file=");
+        args.path("-drive", &drive, &self.disk, "");
         args.add("-device", "virtio-blk-pci,drive=disk,bootindex=1");
         args.path("-drive", "if=none,id=seed,format=raw,readonly=on,file=", &self.seed, "");
         args.add("-device", "virtio-blk-pci,drive=seed");
@@ -124,7 +119,7 @@ impl Machine {
         args.add("-serial", "chardev:serial");
         args.path("-chardev", "socket,id=agent,server=on,wait=off,path=", &self.agent, "");
         args.add("-device", "virtio-serial-pci");
-        args.add("-device", format!("virtserialport,chardev=agent,name={AGENT_PORT}"));
+        args.add("-device", format!("virtserialport,chardev=agent,name={CHANNEL}"));
         args.path("-qmp", "unix:", &self.qmp, ",server=on,wait=off");
         args.add("-pidfile", self.pidfile.clone());
         args.0
@@ -214,6 +209,7 @@ mod tests {
             cpus: 2,
             memory: 512 << 20,
             disk: file("diffdisk"),
+            format: Format::Qcow2,
             seed: file("cidata.iso"),
             kernel: None,
             firmware: None,
@@ -236,7 +232,7 @@ mod tests {
         let text = line(&machine());
         for part in [
             "-machine q35,accel=tcg -cpu max -smp 2 -m 512 ",
-            "file=/h,,1/m/diffdisk ",
+            "format=qcow2,discard=unmap,file=/h,,1/m/diffdisk ",
             "-netdev dgram,id=net0,local.type=fd,local.str=7 ",
             "netdev=net0,mac=02:00:00:00:00:01,romfile=,event_idx=off",
             "path=/h,,1/m/serial.sock,logfile=/h,,1/m/serial.log ",

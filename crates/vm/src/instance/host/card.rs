@@ -1,6 +1,7 @@
 //! A machine's card on a network with a daemon: a pair of datagram sockets, one end QEMU's, the other
 //! lent to the daemon and, when that one dies, to its successor.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::net::sockopt;
 use vmlan_netd::managed::{self, Hello, Joined, Welcome};
 
 use super::state::State;
@@ -27,10 +29,23 @@ pub(super) struct Joining {
     joined: Joined,
 }
 
-/// A pair of sockets for a card: ours, and QEMU's.
+/// A pair of sockets for a card: ours, and the machine's.
 pub(super) fn pair() -> Result<(OwnedFd, OwnedFd), String> {
-    let pair = UnixDatagram::pair().map_err(|e| format!("cannot make a socket: {e}"));
-    pair.map(|(ours, theirs)| (ours.into(), theirs.into()))
+    let failed = |e: io::Error| format!("cannot make a socket: {e}");
+    let (ours, theirs) = UnixDatagram::pair().map_err(failed)?;
+    // Elsewhere they hold the longest frames from the start.
+    if cfg!(target_os = "macos") {
+        make_room(&ours).and_then(|()| make_room(&theirs)).map_err(failed)?;
+    }
+    Ok((ours.into(), theirs.into()))
+}
+
+/// Gives a socket buffers that the longest frames fit into. Apple's framework recommends to receive
+/// into four times what is sent from.
+fn make_room(socket: &UnixDatagram) -> io::Result<()> {
+    const SEND: usize = 1 << 20;
+    sockopt::set_socket_send_buffer_size(socket, SEND)?;
+    Ok(sockopt::set_socket_recv_buffer_size(socket, 4 * SEND)?)
 }
 
 impl Joining {
@@ -111,6 +126,23 @@ fn wait_for_end(joined: &Joined) {
         match rustix::event::poll(&mut fds, None) {
             Err(rustix::io::Errno::INTR) => {}
             Ok(_) | Err(_) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_frame_goes_through_in_both_directions() {
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        make_room(&ours).and_then(|()| make_room(&theirs)).unwrap();
+        let frame = vec![7; usize::from(u16::MAX) + 18];
+        let mut buffer = vec![0; frame.len() + 1];
+        for (from, to) in [(&ours, &theirs), (&theirs, &ours)] {
+            assert_eq!(from.send(&frame).unwrap(), frame.len());
+            assert_eq!(to.recv(&mut buffer).unwrap(), frame.len());
         }
     }
 }

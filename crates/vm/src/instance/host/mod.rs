@@ -1,27 +1,29 @@
-//! The process beside a running machine: QEMU's parent, and the machine's place on its networks. It
+//! The process beside a running machine: what runs it (`driver`), and its place on its networks. It
 //! is there as long as the machine is, and what it made for it goes with it.
 //!
 //! Everything that happens comes as a `Message` to one loop. A thread each waits for QEMU
-//! (`machine`), for signals, for the guest's ssh, for the daemon of each network (`card`), and
+//! (`by_qemu`; of a machine of macOS' own, the framework tells, `by_vz`), for signals, for the guest's ssh, for the daemon of each network (`card`), and
 //! for questions on `ha.sock` (`api`).
 
 mod api;
+mod by_qemu;
+mod by_vz;
 mod card;
+mod driver;
 mod forwards;
-mod machine;
 mod plan;
 mod state;
 
 use std::fs;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use vmlan_api::Client;
-use vmlan_config::instance::InstanceConfig;
+use vmlan_config::instance::{InstanceConfig, VmType};
 use vmlan_config::{Attachment, HostResolver, LimaHome};
 use vmlan_netd::PidFile;
 #[cfg(target_os = "linux")]
@@ -32,7 +34,7 @@ use super::info::Health;
 use super::ssh;
 use super::store::Instance;
 use crate::qemu::accel::Accel;
-use machine::Machine;
+use driver::{Driver, End, Machine};
 use state::State;
 
 /// What the process is to run.
@@ -41,6 +43,7 @@ pub struct Spec {
     pub home: LimaHome,
     pub instance: Instance,
     pub config: InstanceConfig,
+    pub driver: VmType,
     pub resolver: HostResolver,
     /// The first one is `eth0`.
     pub cards: Vec<Card>,
@@ -67,6 +70,8 @@ pub enum Network {
     Socket(PathBuf),
     /// QEMU's own network. The names that it is to have come from a resolver of vmlan's.
     Slirp(vmlan_dns::Options),
+    /// macOS' own network, for machines of its own framework.
+    VzNat,
 }
 
 impl Network {
@@ -75,7 +80,7 @@ impl Network {
             Self::Managed(lan) => Some(lan),
             #[cfg(target_os = "linux")]
             Self::Bridged { lan, .. } => Some(lan),
-            Self::Socket(_) | Self::Slirp(_) => None,
+            Self::Socket(_) | Self::Slirp(_) | Self::VzNat => None,
         }
     }
 }
@@ -106,13 +111,17 @@ enum Message {
     /// SIGTERM or SIGINT; the second one means at once.
     Signal,
     /// Somebody asks over the socket.
-    Stop { force: bool },
-    /// QEMU has ended, and how if that is known.
-    Ended(Option<std::process::ExitStatus>),
+    Stop {
+        force: bool,
+    },
+    Ended(End),
     /// The guest lets its user in.
     Ready,
     /// A network is there again, or why it is not.
-    Network { card: usize, result: Result<(), String> },
+    Network {
+        card: usize,
+        result: Result<(), String>,
+    },
 }
 
 /// Runs a machine to its end. What is told on standard output are events.
@@ -135,16 +144,17 @@ fn try_run(spec: &Spec, events: &Arc<Events>) -> Result<(), String> {
     let state = Arc::new(State::default());
     api::serve(&files.host_socket(), Arc::clone(&state), tell.clone())?;
 
-    let mut plan = plan::make(spec, &state, events)?;
+    let driver = Driver::find(spec)?;
+    let mut plan = plan::make(spec, &driver, &state, events)?;
     let ports = plan.ports.take();
-    let mut machine = Machine::start(spec, plan, &state, &tell)?;
-    let said = format!("booting, {}", machine.accel());
+    let mut machine = driver.start(spec, plan, &state, &tell)?;
+    let said = format!("booting, {}", machine.how());
     events.tell(Status { progress: Some(said), ..Status::default() });
     wait_for_ssh(spec, state.ssh_port(), tell);
     if let Some(ports) = ports {
         state.set_ports(forwards::start(ports, &state, events)?);
     }
-    let result = attend(&mut machine, &messages, &state, events);
+    let result = attend(&mut *machine, &messages, &state, events, &files.serial_log());
     drop(machine);
     state.finish();
     files.clean();
@@ -158,10 +168,11 @@ fn try_run(spec: &Spec, events: &Arc<Events>) -> Result<(), String> {
 
 /// Does what has to be done until the machine has ended.
 fn attend(
-    machine: &mut Machine,
+    machine: &mut dyn Machine,
     messages: &Receiver<Message>,
     state: &State,
     events: &Events,
+    serial_log: &Path,
 ) -> Result<(), String> {
     let mut stopping: Option<Stopping> = None;
     loop {
@@ -177,7 +188,9 @@ fn attend(
             },
         };
         match message {
-            Message::Ended(status) => return ended(machine, state, stopping.is_some(), status),
+            Message::Ended(end) => {
+                return ended(machine, state, stopping.is_some(), &end, serial_log);
+            }
             Message::Signal if stopping.is_some() => machine.kill(),
             Message::Stop { force: true } => {
                 stopping.get_or_insert_with(|| Stopping::new(state));
@@ -224,29 +237,22 @@ fn attend(
 }
 
 fn ended(
-    machine: &Machine,
+    machine: &dyn Machine,
     state: &State,
     stopped: bool,
-    status: Option<std::process::ExitStatus>,
+    end: &End,
+    serial_log: &Path,
 ) -> Result<(), String> {
     let was_booting = state.health() == Health::Booting;
-    let how = match status {
-        Some(status) if status.success() => "by itself".to_owned(),
-        Some(status) => format!("with {status}"),
-        None => "somehow".to_owned(),
-    };
+    let End { how, failed } = end;
     let said = machine.last_words().map(|said| format!(": {said}")).unwrap_or_default();
-    let failed = status.is_none_or(|status| !status.success());
     match (stopped, was_booting) {
         (true, _) => Ok(()),
         (false, true) => {
-            let log = machine.serial_log();
-            Err(format!(
-                "the machine has ended {how} before it answered by ssh{said}; see {}",
-                log.display()
-            ))
+            let log = serial_log.display();
+            Err(format!("the machine has ended {how} before it answered by ssh{said}; see {log}"))
         }
-        (false, false) if failed => Err(format!("QEMU has ended {how}{said}")),
+        (false, false) if *failed => Err(format!("the machine has ended {how}{said}")),
         // Shut down from inside.
         (false, false) => Ok(()),
     }
@@ -271,7 +277,7 @@ impl Stopping {
     }
 
     /// Presses the power button again, or pulls the plug.
-    fn go_on(&mut self, machine: &mut Machine) {
+    fn go_on(&mut self, machine: &mut dyn Machine) {
         let now = Instant::now();
         self.remind = now + REMIND;
         if now >= self.until || machine.power_down().is_err() {

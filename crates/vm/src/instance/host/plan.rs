@@ -3,40 +3,59 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use vmlan_config::instance::InstanceConfig;
 use vmlan_config::show_mac;
 use vmlan_netd::DnsServer;
 use vmlan_netd::managed::{Forwarded, Hello};
+use vmlan_wire::Mac;
 
 use super::super::event::{Events, Status};
 use super::super::info;
+use super::super::ssh;
 use super::super::user::guest_user;
-use super::super::{ssh, store::Instance};
 use super::card::{self, Joining};
+use super::driver::Driver;
 use super::state::State;
 use super::{Network, Spec};
-use crate::qemu::accel::{self, Choice};
-use crate::qemu::program::Program;
-use crate::qemu::{Again, Card, SLIRP_HOST, Wire};
+use crate::qemu::SLIRP_HOST;
 use crate::seed::{Interface, LocalDns, Seed, Trust, env};
-use crate::{agent, disk, ports};
+use crate::{agent, ports};
 
 /// What a machine is started with.
 #[derive(Debug)]
 pub(super) struct Plan {
-    pub(super) program: Program,
-    pub(super) accel: Choice,
     pub(super) cards: Vec<Card>,
-    /// QEMU's ends, which it inherits.
-    pub(super) fds: Vec<OwnedFd>,
     pub(super) joined: Vec<(usize, Joining)>,
     /// Where forwards lead to, if a network of vmlan's has them.
     pub(super) ports: Option<ports::Config>,
+}
+
+/// A network card.
+#[derive(Debug)]
+pub(super) struct Card {
+    pub(super) mac: Mac,
+    pub(super) wire: Wire,
+}
+
+/// What a card is connected to. Not every driver has all of them.
+#[derive(Debug)]
+pub(super) enum Wire {
+    /// The machine's end of a pair of datagram sockets, and the longest packet on the network.
+    Datagram { socket: OwnedFd, mtu: u16 },
+    /// An open TAP device.
+    #[cfg(target_os = "linux")]
+    Tap(OwnedFd),
+    /// The socket of somebody's daemon, with QEMU's framing.
+    Stream(PathBuf),
+    /// QEMU's own network, with a port of the host that leads to the guest's ssh.
+    Slirp { ssh: SocketAddr },
+    /// macOS' own network.
+    VzNat,
 }
 
 /// QEMU's own network.
@@ -53,25 +72,19 @@ const AGENT: Duration = Duration::from_secs(60);
 /// A random port that somebody has taken meanwhile is chosen anew this often.
 const ATTEMPTS: usize = 5;
 
-pub(super) fn make(spec: &Spec, state: &State, events: &Events) -> Result<Plan, String> {
-    let program = Program::find(spec.config.arch).map_err(|e| e.to_string())?;
-    let accel = accel::choose(&program, spec.config.arch, spec.accel);
-    let mut plan = Plan {
-        program,
-        accel,
-        cards: Vec::new(),
-        fds: Vec::new(),
-        joined: Vec::new(),
-        ports: None,
-    };
+pub(super) fn make(
+    spec: &Spec,
+    driver: &Driver,
+    state: &State,
+    events: &Events,
+) -> Result<Plan, String> {
+    let mut plan = Plan { cards: Vec::new(), joined: Vec::new(), ports: None };
     let (mut host, mut local_dns) = (None, None);
     for (i, card) in spec.cards.iter().enumerate() {
         let attachment = &card.attachment;
         let (wire, addresses) = match &card.network {
             Network::Managed(lan) => {
-                let (ours, theirs) = card::pair()?;
-                let wire = Wire::Datagram(theirs.as_raw_fd());
-                plan.fds.push(theirs);
+                let (ours, socket) = card::pair()?;
                 let join = |forwards: Vec<Forwarded>, ours: OwnedFd| {
                     let hello = Hello {
                         mac: show_mac(attachment.mac),
@@ -106,6 +119,7 @@ pub(super) fn make(spec: &Spec, state: &State, events: &Events) -> Result<Plan, 
                     });
                 }
                 let addresses = vec![welcome.address.into()];
+                let wire = Wire::Datagram { socket, mtu: welcome.mtu };
                 plan.joined.push((i, joining));
                 (wire, addresses)
             }
@@ -121,22 +135,18 @@ pub(super) fn make(spec: &Spec, state: &State, events: &Events) -> Result<Plan, 
                 let failed = |e: String| format!("network {}: {e}", lan.label());
                 let joining = Joining::new(lan.clone(), hello, None).map_err(failed)?;
                 let tap = helper.tap(attachment.mac).map_err(|e| failed(e.to_string()))?;
-                let wire = Wire::Tap(tap.as_raw_fd());
-                plan.fds.push(tap);
-                let welcome = joining.welcome();
-                let addresses = vec![welcome.address.into()];
+                let addresses = vec![joining.welcome().address.into()];
                 plan.joined.push((i, joining));
-                (wire, addresses)
+                (Wire::Tap(tap), addresses)
             }
             Network::Socket(path) => {
-                let again = plan.program.again();
-                // QEMU would go on in silence, without a network.
-                if again == Again::Never
+                // It would go on in silence, without a network.
+                if !driver.connects_again()
                     && let Err(e) = UnixStream::connect(path)
                 {
                     return Err(format!("socket {}: nobody is there: {e}", path.display()));
                 }
-                (Wire::Stream { path: path.clone(), again }, Vec::new())
+                (Wire::Stream(path.clone()), Vec::new())
             }
             Network::Slirp(options) => {
                 let port = free_port(spec, state)?;
@@ -146,8 +156,9 @@ pub(super) fn make(spec: &Spec, state: &State, events: &Events) -> Result<Plan, 
                 plan.ports = Some(forwards(spec, state, SLIRP_GUEST));
                 let warning = (!spec.config.plain).then(|| SLIRP_PORTS.into());
                 events.tell(Status { warning, ..Status::default() });
-                (Wire::User { ssh }, vec![SLIRP_GUEST.into()])
+                (Wire::Slirp { ssh }, vec![SLIRP_GUEST.into()])
             }
+            Network::VzNat => (Wire::VzNat, Vec::new()),
         };
         plan.cards.push(Card { mac: attachment.mac, wire });
         state.add_network(info::Network {
@@ -159,7 +170,7 @@ pub(super) fn make(spec: &Spec, state: &State, events: &Events) -> Result<Plan, 
         });
     }
     write_seed(spec, state, events, host, local_dns)?;
-    make_disk(&spec.instance, &spec.config)?;
+    driver.make_disk(spec)?;
     Ok(plan)
 }
 
@@ -187,6 +198,7 @@ fn forwards(spec: &Spec, state: &State, guest: Ipv4Addr) -> ports::Config {
 fn label(network: &Network) -> String {
     match network {
         Network::Socket(path) => format!("socket:{}", path.display()),
+        Network::VzNat => "vzNAT".into(),
         network => network.lan().map_or_else(|| "slirp".into(), |lan| lan.label()),
     }
 }
@@ -299,15 +311,4 @@ fn write_seed(
     };
     let path = files.seed();
     seed.write(&path).map_err(|e| format!("{}: {e}", path.display()))
-}
-
-/// The disk is made at the first start: it names its image by the place where that is to stay.
-fn make_disk(instance: &Instance, config: &InstanceConfig) -> Result<(), String> {
-    let (disk, base) = (instance.files.disk(), instance.files.base_disk());
-    if disk.exists() {
-        return Ok(());
-    }
-    let made =
-        disk::format_of(&base).and_then(|format| disk::overlay(&disk, &base, format, config.disk));
-    made.map_err(|e| format!("{}: {e}", disk.display()))
 }

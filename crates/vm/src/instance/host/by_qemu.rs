@@ -1,10 +1,10 @@
-//! The process of a machine.
+//! A machine by QEMU: a process of its own, whose parent this one is.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
-use std::path::PathBuf;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,20 +14,31 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::super::files::Files;
 use super::super::size;
-use super::plan::Plan;
+use super::driver::{End, Machine};
+use super::plan::{Card, Wire};
 use super::state::State;
 use super::{Message, Spec, spawn};
-use crate::qemu::accel::{Accel, Choice};
-use crate::qemu::{self, Kernel, qmp};
+use crate::disk;
+use crate::kernel::Kernel;
+use crate::qemu::accel::{self, Accel, Choice};
+use crate::qemu::program::Program;
+use crate::qemu::{self, Again, qmp};
 
 /// For QEMU to answer on its control socket, or to end because it cannot start.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const LOOK: Duration = Duration::from_millis(5);
 
-/// A running machine. It is killed when this is dropped.
+/// A QEMU that can run the machine, and with which accelerator.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(super) struct Driver {
+    program: Program,
+    accel: Choice,
+}
+
+/// A running QEMU.
+#[derive(Debug)]
+pub(super) struct Qemu {
     files: Files,
     pid: Option<Pid>,
     accel: Choice,
@@ -35,16 +46,44 @@ pub(super) struct Machine {
     said: u64,
 }
 
-impl Machine {
+impl Driver {
+    pub(super) fn find(spec: &Spec) -> Result<Self, String> {
+        let program = Program::find(spec.config.arch).map_err(|e| e.to_string())?;
+        let accel = accel::choose(&program, spec.config.arch, spec.accel);
+        Ok(Self { program, accel })
+    }
+
+    pub(super) fn connects_again(&self) -> bool {
+        self.program.again() != Again::Never
+    }
+
+    /// What QEMU is told of a card, and the descriptor that it inherits for it.
+    fn card(&self, card: Card) -> Result<(qemu::Card, Option<OwnedFd>), String> {
+        let (wire, fd) = match card.wire {
+            Wire::Datagram { socket, .. } => {
+                (qemu::Wire::Datagram(socket.as_raw_fd()), Some(socket))
+            }
+            #[cfg(target_os = "linux")]
+            Wire::Tap(tap) => (qemu::Wire::Tap(tap.as_raw_fd()), Some(tap)),
+            Wire::Stream(path) => (qemu::Wire::Stream { path, again: self.program.again() }, None),
+            Wire::Slirp { ssh } => (qemu::Wire::User { ssh }, None),
+            Wire::VzNat => return Err("QEMU has no vzNAT".into()),
+        };
+        Ok((qemu::Card { mac: card.mac, wire }, fd))
+    }
+
     pub(super) fn start(
+        self,
         spec: &Spec,
-        plan: Plan,
-        state: &Arc<State>,
+        cards: Vec<Card>,
+        state: &State,
         tell: &Sender<Message>,
-    ) -> Result<Self, String> {
+    ) -> Result<Qemu, String> {
         let files = spec.instance.files.clone();
-        let Plan { program, accel, cards, fds, joined, .. } = plan;
-        let kernel = kernel(&files);
+        let cards: Result<Vec<_>, _> = cards.into_iter().map(|card| self.card(card)).collect();
+        let (cards, fds): (Vec<_>, Vec<_>) = cards?.into_iter().unzip();
+        let Self { program, accel } = self;
+        let kernel = Kernel::of(&files);
         let firmware = match kernel {
             Some(_) => None,
             None => program.firmware(spec.config.arch).map_err(|e| e.to_string())?,
@@ -55,6 +94,7 @@ impl Machine {
             accel: accel.accel,
             cpus: size::cpus(&spec.config, accel.accel),
             memory: size::memory(&spec.config),
+            format: disk::format_of(&files.disk()).map_err(|e| e.to_string())?,
             disk: files.disk(),
             seed: files.seed(),
             kernel,
@@ -69,7 +109,7 @@ impl Machine {
         state.set_size(machine.cpus, machine.memory);
         let said = fs::metadata(files.host_log()).map_or(0, |log| log.len());
         // Nothing else is started by this process before they are closed again.
-        for fd in &fds {
+        for fd in fds.iter().flatten() {
             rustix::io::fcntl_setfd(fd, FdFlags::empty()).map_err(|e| e.to_string())?;
         }
         let mut command = Command::new(&program.path);
@@ -79,17 +119,15 @@ impl Machine {
         let child = command.spawn().map_err(|e| format!("{}: {e}", program.path.display()))?;
         drop(fds);
         let pid = Pid::from_child(&child);
-        let machine = Self { files, pid: Some(pid), accel, said };
-        state.set_driver(child.id(), machine.accel.accel.name());
-        machine.wait_started(child, tell.clone())?;
-        for (card, joining) in joined {
-            joining.keep(card, state, tell.clone())?;
-        }
-        Ok(machine)
+        let qemu = Qemu { files, pid: Some(pid), accel, said };
+        state.set_driver(child.id(), qemu.accel.accel.name());
+        qemu.wait_started(child, tell.clone())?;
+        Ok(qemu)
     }
+}
 
-    /// What runs the guest's instructions, for people.
-    pub(super) fn accel(&self) -> String {
+impl Machine for Qemu {
+    fn how(&self) -> String {
         match (&self.accel.accel, &self.accel.why) {
             (Accel::Tcg, Some(why)) => format!("emulated, because {why}"),
             (Accel::Tcg, None) => "emulated".into(),
@@ -97,24 +135,18 @@ impl Machine {
         }
     }
 
-    /// Presses the power button.
-    pub(super) fn power_down(&mut self) -> std::io::Result<()> {
+    fn power_down(&mut self) -> io::Result<()> {
         qmp::execute(&self.files.qmp(), "system_powerdown").map(drop)
     }
 
-    pub(super) fn kill(&mut self) {
+    fn kill(&mut self) {
         if let Some(pid) = self.pid {
             // It may have ended by itself; until it is waited for, the number is nobody else's.
             let _ = kill_process(pid, Signal::KILL);
         }
     }
 
-    pub(super) fn serial_log(&self) -> PathBuf {
-        self.files.serial_log()
-    }
-
-    /// The last line that QEMU has said.
-    pub(super) fn last_words(&self) -> Option<String> {
+    fn last_words(&self) -> Option<String> {
         let mut log = File::open(self.files.host_log()).ok()?;
         log.seek(SeekFrom::Start(self.said)).ok()?;
         let mut text = String::new();
@@ -122,7 +154,9 @@ impl Machine {
         let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
         Some(line.trim().to_owned())
     }
+}
 
+impl Qemu {
     /// Waits until QEMU answers, and has its end told.
     fn wait_started(&self, child: Child, tell: Sender<Message>) -> Result<(), String> {
         let (ended, end) = std::sync::mpsc::channel();
@@ -130,7 +164,7 @@ impl Machine {
         spawn("qemu", move || {
             let status: Option<ExitStatus> = child.wait().ok();
             let _ = ended.send(status);
-            let _ = tell.send(Message::Ended(status));
+            let _ = tell.send(Message::Ended(end_of(status)));
         })
         .map_err(|e| format!("cannot start a thread: {e}"))?;
         let until = Instant::now() + PATIENCE;
@@ -150,15 +184,24 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
+impl Drop for Qemu {
     fn drop(&mut self) {
         self.kill();
     }
 }
 
-fn kernel(files: &Files) -> Option<Kernel> {
-    let file = Some(files.kernel()).filter(|path| path.exists())?;
-    let cmdline = fs::read_to_string(files.kernel_cmdline()).unwrap_or_default();
-    let initrd = Some(files.initrd()).filter(|path| path.exists());
-    Some(Kernel { file, initrd, cmdline })
+/// The disk names its image by the place where that is to stay.
+pub(super) fn make_disk(disk: &Path, base: &Path, size: u64) -> io::Result<()> {
+    let format = disk::format_of(base)?;
+    disk::overlay(disk, base, format, size)
+}
+
+fn end_of(status: Option<ExitStatus>) -> End {
+    let failed = status.is_none_or(|status| !status.success());
+    let how = match status {
+        Some(status) if status.success() => "by itself".to_owned(),
+        Some(status) => format!("with {status}"),
+        None => "somehow".to_owned(),
+    };
+    End { how, failed }
 }
