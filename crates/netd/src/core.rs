@@ -25,7 +25,6 @@ use crate::names::LeaseNames;
 use crate::paused::{Pause, Paused};
 use crate::ports::{LinkId, Ports, Turn};
 use crate::pulse::Pulse;
-use crate::vmnet::Helper;
 
 /// Storage for the frames of one read. Memory is used only as far as reads reach.
 const BATCH: usize = 640 * 1024;
@@ -79,11 +78,17 @@ pub(crate) struct Core {
 }
 
 /// What guests of the network that the host is on are told.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Lan {
     pub(crate) warnings: Vec<String>,
-    /// Takes away the cards of machines that are gone, where they stay.
-    pub(crate) cards: Option<Helper>,
+    /// Where the cards of machines that are gone stay.
+    pub(crate) cards: Option<Box<dyn Cards>>,
+}
+
+/// Takes away what machines leave on a network.
+pub trait Cards: std::fmt::Debug {
+    /// The machine with this MAC address is gone.
+    fn remove(&self, mac: Mac) -> Result<(), String>;
 }
 
 /// A forward as who opened it wrote it.

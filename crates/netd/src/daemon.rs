@@ -22,7 +22,7 @@ use crate::additions::AdditionsFile;
 use crate::alarm::Alarm;
 use crate::clock::Clock;
 use crate::control::{Control, Handed, Handover};
-use crate::core::{Core, Lan};
+use crate::core::{Cards, Core, Lan};
 use crate::crowd::{Admission, Crowd};
 use crate::dns;
 use crate::leases::LeaseFile;
@@ -33,7 +33,6 @@ use crate::state::{StateFile, Wishes};
 use crate::token::Owner;
 use crate::tunnel::Tunnels;
 use crate::unix_path::{self, BindError, SocketPath};
-use crate::vmnet::Helper;
 use crate::watch::{Next, Watches};
 use crate::wrappers::Wrappers;
 use crate::{DaemonError, peer, resident, signals};
@@ -153,7 +152,7 @@ impl Daemon {
     /// Keeps a network that the host only carries: guests have addresses, names and their way out
     /// from it, and join so that it is there as long as they are. `warnings` is what they are told,
     /// and `cards` takes away what they leave where it does not go with them.
-    pub fn keep_lan(&mut self, warnings: Vec<String>, cards: Option<Helper>) {
+    pub fn keep_lan(&mut self, warnings: Vec<String>, cards: Option<Box<dyn Cards>>) {
         self.core.lan = Some(Lan { warnings, cards });
     }
 

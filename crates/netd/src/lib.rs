@@ -46,6 +46,7 @@ pub mod vmnet;
 mod watch;
 mod wrappers;
 
+pub use crate::core::Cards;
 pub use daemon::Daemon;
 pub use dns::{Server as DnsServer, add_names};
 pub use error::DaemonError;

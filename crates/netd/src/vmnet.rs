@@ -10,6 +10,8 @@ use vmlan_config::{Network, show_mac, vmnet};
 use vmlan_link::scm;
 use vmlan_wire::Mac;
 
+use crate::core::Cards;
+
 /// Longest answer.
 const MAX_ANSWER: usize = 256;
 
@@ -121,11 +123,13 @@ impl Helper {
         let (_, tap) = run(&self.attach, Some((&format!("tap {}", show_mac(mac)), None)))?;
         tap.ok_or(HelperError::Answer)
     }
+}
 
-    /// Takes away what a machine that is gone has left on the network. Where guests are beside the
-    /// host, its card does not go with its descriptor.
-    pub fn remove(&self, mac: Mac) -> Result<(), HelperError> {
-        run(&self.attach, Some((&format!("gone {}", show_mac(mac)), None))).map(drop)
+/// Where guests are beside the host, a machine's card does not go with its descriptor.
+impl Cards for Helper {
+    fn remove(&self, mac: Mac) -> Result<(), String> {
+        let done = run(&self.attach, Some((&format!("gone {}", show_mac(mac)), None)));
+        done.map(drop).map_err(|e| e.to_string())
     }
 }
 

@@ -10,7 +10,7 @@ use vmlan_engine::Config;
 use vmlan_engine::config::Ipv4Net;
 use vmlan_link::tap::TapLink;
 use vmlan_netd::vmnet::{Helper, Kind};
-use vmlan_netd::{Daemon, PidFile};
+use vmlan_netd::{Cards, Daemon, PidFile};
 
 use super::{Args, announce, build, check};
 use crate::Failure;
@@ -44,7 +44,8 @@ pub(super) fn run(args: &Args, name: &str) -> Result<ExitCode, Failure> {
         daemon.add_bridge(Box::new(card)).map_err(|e| failed(&e))?;
     }
     if let Kind::Lan { beside } = started.kind {
-        daemon.keep_lan(warnings(network, beside), beside.then(|| helper.clone()));
+        let cards = beside.then(|| Box::new(helper.clone()) as Box<dyn Cards>);
+        daemon.keep_lan(warnings(network, beside), cards);
     }
     let _pidfile = announce(args, None, daemon.engine().config())?;
     daemon.run().map_err(|e| failed(&e))?;

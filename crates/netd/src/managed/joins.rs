@@ -228,7 +228,7 @@ impl Guest {
         core.guests.retain(|guest| guest.mac != self.mac);
         if let Some(lan) = &core.lan {
             // Before anybody else with this MAC address is let in.
-            if let Some(Err(e)) = lan.cards.as_ref().map(|helper| helper.remove(self.mac)) {
+            if let Some(Err(e)) = lan.cards.as_ref().map(|cards| cards.remove(self.mac)) {
                 eprintln!("vmlan: {e}");
             }
             return;
