@@ -15,7 +15,8 @@ pub(crate) struct Changes {
     #[arg(long, value_name = "NETWORK", value_delimiter = ',', value_parser = network)]
     network: Vec<Value>,
 
-    /// What runs the machine: qemu or vz.
+    /// What runs the machine: qemu, or vz for macOS' Virtualization.framework, which is the default
+    /// on macOS where it can run the machine.
     #[arg(long, value_name = "DRIVER")]
     vm_type: Option<String>,
 
