@@ -4,6 +4,7 @@
 //! The format is that of QEMU's `docs/interop/qcow2`, version 3.
 
 mod raw;
+mod unfold;
 mod whole;
 
 use std::fs::{self, File, OpenOptions};

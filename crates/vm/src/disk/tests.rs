@@ -84,7 +84,7 @@ fn qemu_takes_an_overlay() {
     let base = raw(&dir, 3 << 20);
     let disk = dir.path().join("disk");
     overlay(&disk, &base, Format::Raw, 600 << 30).unwrap();
-    let mut qemu = Qemu::start(&dir.path().join("qmp"), &disk);
+    let mut qemu = Qemu::start(&dir.path().join("qmp"), &disk, "qcow2");
     let block = qemu.ask(&json!({"execute": "query-block"}));
     let image = &block[0]["inserted"]["image"];
     assert_eq!(image["format"], "qcow2");
@@ -103,7 +103,7 @@ fn qemu_takes_an_overlay() {
     }
     qemu.ask(&json!({"execute": "quit"}));
     qemu.ended();
-    let mut again = Qemu::start(&dir.path().join("qmp2"), &disk);
+    let mut again = Qemu::start(&dir.path().join("qmp2"), &disk, "qcow2");
     let said = again.ask(&io("read -P 0x33 599G 1M")).as_str().unwrap().to_owned();
     assert!(!said.contains("failed"), "{said}");
     assert_eq!(fs::metadata(&base).unwrap().len(), 3 << 20);
@@ -122,7 +122,7 @@ struct Qemu {
 }
 
 impl Qemu {
-    fn start(socket: &Path, disk: &Path) -> Self {
+    fn start(socket: &Path, disk: &Path, format: &str) -> Self {
         let child = Command::new("qemu-system-x86_64")
             .args([
                 "-nodefaults",
@@ -136,7 +136,7 @@ impl Qemu {
             .arg("-qmp")
             .arg(format!("unix:{},server=on,wait=off", socket.display()))
             .arg("-drive")
-            .arg(format!("id=disk,if=none,format=qcow2,file={}", disk.display()))
+            .arg(format!("id=disk,if=none,format={format},file={}", disk.display()))
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
@@ -167,6 +167,36 @@ impl Qemu {
         }
     }
 
+    /// Makes an image, and opens it as `image`.
+    fn create(&mut self, image: &Path, size: u64, compression: &str) {
+        fs::write(image, "").unwrap();
+        self.ask(&json!({"execute": "blockdev-add", "arguments": {
+            "driver": "file", "node-name": "file", "filename": image
+        }}));
+        self.ask(&json!({"execute": "blockdev-create", "arguments": {"job-id": "create",
+            "options": {"driver": "qcow2", "file": "file", "size": size,
+                        "compression-type": compression}}}));
+        loop {
+            let jobs = self.ask(&json!({"execute": "query-jobs"}));
+            assert_eq!(jobs[0].get("error"), None, "{jobs}");
+            if jobs[0]["status"] == "concluded" {
+                break;
+            }
+        }
+        self.ask(&json!({"execute": "blockdev-add", "arguments": {
+            "driver": "qcow2", "node-name": "image", "file": "file"
+        }}));
+    }
+
+    fn io(&mut self, node: &str, line: &str) {
+        let line = format!("qemu-io {node} \"{line}\"");
+        let said = self.ask(&json!({
+            "execute": "human-monitor-command", "arguments": {"command-line": line}
+        }));
+        let said = said.as_str().unwrap();
+        assert!(!said.contains("rror") && !said.contains("ailed"), "{line}: {said}");
+    }
+
     fn ended(&mut self) {
         assert!(self.child.wait().unwrap().success());
     }
@@ -191,7 +221,7 @@ fn an_image_that_is_cut_off_is_told_from_a_whole_one() {
     whole[8..20].fill(0);
     fs::write(&image, &whole).unwrap();
     assert_eq!(check(&image).unwrap(), 2 << 30);
-    let mut qemu = Qemu::start(&dir.path().join("qmp"), &image);
+    let mut qemu = Qemu::start(&dir.path().join("qmp"), &image, "qcow2");
     for line in ["write -P 1 0 1M", "write -c -P 2 4M 64k", "write -P 3 1G 1M", "flush"] {
         let line = format!("qemu-io disk \"{line}\"");
         let said = qemu.ask(&json!({
@@ -219,4 +249,67 @@ fn an_image_that_is_cut_off_is_told_from_a_whole_one() {
     }
     fs::write(&image, "").unwrap();
     assert!(check(&image).unwrap_err().to_string().contains("empty"));
+}
+
+/// A disk that QEMU has written to in every way.
+#[test]
+fn a_qcow2_image_becomes_the_disk_that_is_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (image, disk) = (dir.path().join("image"), dir.path().join("disk"));
+    for compression in ["zlib", "zstd"] {
+        let mut qemu = Qemu::start(&dir.path().join(compression), &raw(&dir, 1 << 20), "raw");
+        // The last cluster is half one.
+        let size = (1_u64 << 30) + 4096;
+        qemu.create(&image, size, compression);
+        for line in [
+            "write -P 1 0 1M",
+            "write -c -P 2 4M 64k",
+            "write -c -P 3 900M 64k",
+            "write -z 64k 64k",
+            "write -P 4 1G 4k",
+            "flush",
+        ] {
+            qemu.io("image", line);
+        }
+        qemu.ask(&json!({"execute": "quit"}));
+        qemu.ended();
+
+        super::raw(&disk, &image, 0).unwrap();
+        let bytes = |at: u64, len: usize| {
+            let mut bytes = vec![0xee; len];
+            let file = File::open(&disk).unwrap();
+            std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, at).unwrap();
+            let first = bytes[0];
+            assert!(bytes.iter().all(|byte| *byte == first), "{at}");
+            first
+        };
+        const K: u64 = 1 << 10;
+        assert_eq!(fs::metadata(&disk).unwrap().len(), size);
+        let there = [0, 64 * K, 128 * K, 4 << 20, 900 << 20].map(|at| bytes(at, 64 << 10));
+        assert_eq!(there, [1, 0, 1, 2, 3]);
+        assert_eq!((bytes(1 << 30, 4096), bytes(500 << 20, 1 << 20)), (4, 0));
+        let blocks = std::os::unix::fs::MetadataExt::blocks(&fs::metadata(&disk).unwrap());
+        assert!(blocks * 512 < 4 << 20, "{blocks} blocks: zeros are holes");
+        super::raw(&disk, &image, 2 << 30).unwrap();
+        assert_eq!(fs::metadata(&disk).unwrap().len(), 2 << 30);
+        fs::remove_file(&image).unwrap();
+    }
+}
+
+#[test]
+fn an_image_that_cannot_be_read_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (image, disk) = (dir.path().join("image"), dir.path().join("disk"));
+    overlay(&image, &raw(&dir, 1 << 20), Format::Raw, 0).unwrap();
+    let mut whole = fs::read(&image).unwrap();
+    whole[8..20].fill(0);
+    for (at, value, part) in [(35, 1, "encrypted"), (79, 0x10, "0x10"), (79, 2, "0x2")] {
+        let mut wrong = whole.clone();
+        wrong[at] = value;
+        fs::write(&image, wrong).unwrap();
+        let error = super::raw(&disk, &image, 0).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    fs::write(&image, whole).unwrap();
+    super::raw(&disk, &image, 0).unwrap();
 }
