@@ -38,11 +38,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let path = instance.files.lima_yaml();
     let failed = |e: std::io::Error| Failure::Failed(format!("{}: {e}", path.display()));
     let before = fs::read_to_string(&path).map_err(failed)?;
+    let is = Resolved::new(store.home(), &instance, &path, &before, false).ok();
+    let disk = is.map_or(0, |is| is.config.disk);
     let after = match args.changes.is_empty() {
-        true => by_editor(&store, &instance, &before)?,
+        true => by_editor(&store, &instance, &before, disk)?,
         false => {
             let after = args.changes.apply(&before)?;
-            Resolved::new(store.home(), &instance, &path, &after, true)?;
+            check(&store, &instance, &path, &after, disk)?;
             after
         }
     };
@@ -52,9 +54,34 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whether a machine can become what the text says. Its disk was of this size: less would cut what is
+/// on it.
+fn check(
+    store: &Store,
+    instance: &Instance,
+    path: &Path,
+    text: &str,
+    disk: u64,
+) -> Result<(), Failure> {
+    let new = Resolved::new(store.home(), instance, path, text, true)?.config.disk;
+    if new < disk {
+        return Err(Failure::Failed(format!(
+            "{}: field `disk` cannot become less than {} MiB: a disk only grows",
+            path.display(),
+            disk >> 20
+        )));
+    }
+    Ok(())
+}
+
 /// What comes of the text in an editor. A text that is wrong stays beside the right one, so that the
 /// work is not lost.
-fn by_editor(store: &Store, instance: &Instance, before: &str) -> Result<String, Failure> {
+fn by_editor(
+    store: &Store,
+    instance: &Instance,
+    before: &str,
+    disk: u64,
+) -> Result<String, Failure> {
     let path = instance.files.dir.join("lima.edited.yaml");
     let failed = |e: std::io::Error| Failure::Failed(format!("{}: {e}", path.display()));
     if !path.exists() {
@@ -62,7 +89,7 @@ fn by_editor(store: &Store, instance: &Instance, before: &str) -> Result<String,
     }
     edit(&path)?;
     let after = fs::read_to_string(&path).map_err(failed)?;
-    if let Err(e) = Resolved::new(store.home(), instance, &path, &after, true) {
+    if let Err(e) = check(store, instance, &path, &after, disk) {
         crate::tell(&format!(
             "nothing has been changed: `vmlan edit` goes on with {}",
             path.display()

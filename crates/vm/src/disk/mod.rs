@@ -10,6 +10,7 @@ mod whole;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 pub use raw::raw;
@@ -85,6 +86,41 @@ pub fn overlay(path: &Path, base: &Path, format: Format, size: u64) -> io::Resul
     written
 }
 
+/// Makes the disk `path`, which nobody uses, `size` bytes large. One that is as large already stays
+/// as it is, and so does a qcow2 file that `overlay` has not made. What a disk has grown by reads as
+/// zeros.
+pub fn grow(path: &Path, size: u64) -> io::Result<()> {
+    let size = size.next_multiple_of(SECTOR);
+    let head = Head::read(path)?;
+    if !head.bytes().starts_with(MAGIC) {
+        let file = OpenOptions::new().write(true).open(path)?;
+        return if file.metadata()?.len() < size { file.set_len(size) } else { Ok(()) };
+    }
+    if !head.is_overlay() || head.u64(24) >= size {
+        return Ok(());
+    }
+    let (entries, wanted) = (u64::from(head.u32(36)), size.div_ceil(PER_ENTRY));
+    // The table owns whole clusters, and where its last one ends, somebody else's may begin.
+    let room = (entries * 8).next_multiple_of(CLUSTER as u64) / 8;
+    if wanted > room {
+        let most = room.saturating_mul(PER_ENTRY) >> 30;
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("it can grow to {most} GiB at most; a larger one takes `qemu-img resize`"),
+        ));
+    }
+    let file = OpenOptions::new().write(true).open(path)?;
+    let new = usize::try_from(wanted.saturating_sub(entries) * 8).unwrap_or(0);
+    file.write_all_at(&vec![0; new], head.u64(40).saturating_add(entries * 8))?;
+    file.sync_all()?;
+    // Both numbers at once: they are in one sector.
+    let mut numbers = Vec::with_capacity(16);
+    numbers.extend_from_slice(&size.to_be_bytes());
+    push(&mut numbers, &[0, u32::try_from(wanted.max(entries)).unwrap_or(u32::MAX)]);
+    file.write_all_at(&numbers, 24)?;
+    file.sync_all()
+}
+
 /// A whole file: one cluster each for the header, the table of reference counts and their only
 /// block, then the level 1 table, in which nothing is allocated.
 fn empty(base: &[u8], format: Format, size: u64) -> io::Result<Vec<u8>> {
@@ -137,13 +173,13 @@ fn push(to: &mut Vec<u8>, numbers: &[u32]) {
 
 /// The first bytes of a file.
 struct Head {
-    bytes: [u8; 80],
+    bytes: [u8; HEAD],
     len: usize,
 }
 
 impl Head {
     fn read(path: &Path) -> io::Result<Self> {
-        let mut head = Self { bytes: [0; 80], len: 0 };
+        let mut head = Self { bytes: [0; HEAD], len: 0 };
         let mut file = File::open(path)?;
         while let Some(room) = head.bytes.get_mut(head.len..).filter(|room| !room.is_empty()) {
             match file.read(room)? {
@@ -152,6 +188,12 @@ impl Head {
             }
         }
         Ok(head)
+    }
+
+    /// Whether this is of a disk that `overlay` has made.
+    fn is_overlay(&self) -> bool {
+        let whole = self.bytes().starts_with(MAGIC) && self.len == HEAD;
+        whole && self.u64(8) != 0 && self.u32(20) == CLUSTER.ilog2()
     }
 
     fn bytes(&self) -> &[u8] {
@@ -172,6 +214,7 @@ fn damaged(text: String) -> io::Error {
 }
 
 const SECTOR: u64 = 512;
+const HEAD: usize = 80;
 const CLUSTER: usize = 1 << 16;
 /// What one entry of the level 1 table leads to: a level 2 table, each of whose entries is a
 /// cluster.

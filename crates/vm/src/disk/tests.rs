@@ -109,6 +109,52 @@ fn qemu_takes_an_overlay() {
     assert_eq!(fs::metadata(&base).unwrap().len(), 3 << 20);
 }
 
+/// A disk that is in use already, at sizes with the same and with a longer table.
+#[test]
+fn a_disk_grows_and_keeps_what_is_on_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = raw(&dir, 1 << 20);
+    let disk = dir.path().join("disk");
+    overlay(&disk, &base, Format::Raw, 10 << 20).unwrap();
+    let mut head = Head::read(&disk).unwrap();
+    assert_eq!(head.u32(36), 1);
+    const M: u64 = 1 << 20;
+    let steps =
+        [(10 * M, 10 * M), (5 * M, 10 * M), (20 * M, 20 * M), (2_048_000 * M, 2_048_000 * M)];
+    for (i, (size, is)) in steps.into_iter().enumerate() {
+        grow(&disk, size).unwrap();
+        let mut qemu = Qemu::start(&dir.path().join(format!("qmp{i}")), &disk);
+        let block = qemu.ask(&json!({"execute": "query-block"}));
+        assert_eq!(block[0]["inserted"]["image"]["virtual-size"], is);
+        let mut lines =
+            vec!["read -P 0x5a 0 1M".to_owned(), format!("read -P 0 {} 64k", is - 65536)];
+        if i > 0 {
+            lines.push("read -P 0x33 8M 1M".into());
+        }
+        lines.push("write -P 0x33 8M 1M".into());
+        lines.push("flush".into());
+        for line in lines {
+            let command = format!("qemu-io disk \"{line}\"");
+            let said = qemu.ask(&json!({
+                "execute": "human-monitor-command", "arguments": {"command-line": command}
+            }));
+            let said = said.as_str().unwrap().to_owned();
+            assert!(!said.contains("rror") && !said.contains("failed"), "{line}: {said}");
+        }
+        qemu.ask(&json!({"execute": "quit"}));
+        qemu.ended();
+    }
+    head = Head::read(&disk).unwrap();
+    assert_eq!(head.u32(36), 4000);
+    let error = grow(&disk, 1 << 50).unwrap_err();
+    assert!(error.to_string().contains("4096 GiB"), "{error}");
+    // And one without a format.
+    for (size, is) in [(3 << 20, 3 << 20), (2 << 20, 3 << 20)] {
+        grow(&base, size).unwrap();
+        assert_eq!(base.metadata().unwrap().len(), is);
+    }
+}
+
 fn raw(dir: &tempfile::TempDir, len: usize) -> PathBuf {
     let path = dir.path().join("base.img");
     fs::write(&path, vec![0x5a; len]).unwrap();

@@ -11,6 +11,7 @@ use vmlan_config::instance::VmType;
 use super::plan::Plan;
 use super::state::State;
 use super::{Message, Spec, by_qemu, by_vz};
+use crate::disk;
 
 /// A driver that can run the machine, while there is none yet.
 #[derive(Debug)]
@@ -55,13 +56,11 @@ impl Driver {
         }
     }
 
-    /// Makes the machine's disk from its image, unless it is there.
+    /// Makes the machine's disk from its image, or if it is there, as large as it is to be.
     pub(super) fn make_disk(&self, spec: &Spec) -> Result<(), String> {
         let (disk, base) = (spec.instance.files.disk(), spec.instance.files.base_disk());
-        if disk.exists() {
-            return Ok(());
-        }
         let made = match self {
+            _ if disk.exists() => disk::grow(&disk, spec.config.disk),
             Self::Qemu(_) => by_qemu::make_disk(&disk, &base, spec.config.disk),
             Self::Vz(_) => by_vz::make_disk(&disk, &base, spec.config.disk),
         };
