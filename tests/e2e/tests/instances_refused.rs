@@ -44,6 +44,11 @@ fn what_is_missing_is_named() {
     );
     nothing_is_made(&host, ".lima");
 
+    host.root("ln -s /usr/bin/qemu-system-x86_64 /run/home/few/; rm /run/home/few/ssh");
+    let said = host.fail("PATH=$HOME/few:/run/bin vmlan start one.yaml");
+    says(&said, &["`ssh` is not installed", "openssh-client"]);
+    nothing_is_made(&host, ".lima");
+
     let long = "x".repeat(80);
     let said = host.fail(&format!("LIMA_HOME=$HOME/{long} vmlan start one.yaml"));
     says(&said, &["too long", "LIMA_HOME"]);
@@ -205,7 +210,8 @@ fn an_interrupted_download_goes_on_where_it_was() {
         host.run("kill -INT -$(cat pid)");
         started.join().expect("an end")
     });
-    assert!(!outcome.status.success());
+    assert_eq!(outcome.status.code(), Some(130));
+    says(&String::from_utf8_lossy(&outcome.stderr), &["interrupted", "is kept"]);
     nothing_is_made(&host, ".lima");
     let _ = go_on.send(());
 

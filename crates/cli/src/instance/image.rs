@@ -3,16 +3,26 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use vmlan_config::instance::{Image, Remote};
 use vmlan_vm::image::{Cache, Progress, is_url};
 use vmlan_vm::instance::Base;
 
+use super::Interrupt;
 use crate::Failure;
 
 /// Between two looks of the line.
 const REFRESH: Duration = Duration::from_millis(200);
+
+/// Between two looks for an interruption.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What a shell makes of an end by Ctrl-C.
+const INTERRUPTED: i32 = 130;
 
 /// Where images come from.
 #[derive(Debug)]
@@ -60,6 +70,42 @@ impl<'a> Images<'a> {
             Cache::new(self.cache.clone()).fetch(&remote, &mut |progress| shown.show(progress));
         shown.end(fetched.is_ok());
         fetched.map_err(|e| Failure::Failed(e.to_string()))
+    }
+}
+
+/// While this is there, an interruption ends the program: what is loaded of an image stays, and
+/// nothing else has been made yet.
+#[derive(Debug)]
+pub(super) struct EndOnInterrupt {
+    over: Arc<AtomicBool>,
+}
+
+impl EndOnInterrupt {
+    pub(super) fn new(interrupt: &Interrupt) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let (is_over, interrupt) = (Arc::clone(&over), interrupt.clone());
+        thread::spawn(move || {
+            while !is_over.load(Ordering::Relaxed) {
+                if interrupt.came() {
+                    if std::io::stderr().is_terminal() {
+                        let _ = write!(std::io::stderr(), "\r\x1b[K");
+                    }
+                    crate::tell(
+                        "interrupted; what is loaded of the image is kept, and nothing else has \
+                         been made",
+                    );
+                    std::process::exit(INTERRUPTED);
+                }
+                thread::sleep(LOOK);
+            }
+        });
+        Self { over }
+    }
+}
+
+impl Drop for EndOnInterrupt {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
     }
 }
 

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use vmlan_config::instance::VmType;
 use vmlan_vm::instance::info::{Health, Info};
-use vmlan_vm::instance::{Instance, Status, Store, StoreError, inspect};
+use vmlan_vm::instance::{Instance, Status, Store, StoreError, inspect, ssh};
 use vmlan_vm::qemu::program::{Program, ProgramError};
 use vmlan_vm::{image, template};
 
 use super::change::Changes;
-use super::image::Images;
+use super::image::{EndOnInterrupt, Images};
 use super::resolved::Resolved;
 use super::{Interrupt, follow, stop};
 use crate::Failure;
@@ -165,6 +165,7 @@ fn create(
     let text = changes.apply(&text)?;
     let resolved = Resolved::new(store.home(), &instance, &path, &text, true)?;
     let config = &resolved.config;
+    ssh::installed().map_err(|e| Failure::Failed(e.to_string()))?;
     let failed = |e: ProgramError| Failure::Failed(e.to_string());
     let qemu = match resolved.driver {
         VmType::Qemu => Some(Program::find(config.arch).map_err(failed)?),
@@ -183,11 +184,14 @@ fn create(
         qemu.firmware(config.arch).map_err(failed)?;
     }
     let images = Images::new(&path)?;
+    let interrupt = Interrupt::watch()?;
     let mut why: Option<Failure> = None;
     for image in &config.images {
-        match images.fetch(image) {
+        let loading = EndOnInterrupt::new(&interrupt);
+        let fetched = images.fetch(image);
+        drop(loading);
+        match fetched {
             Ok(base) => {
-                let interrupt = Interrupt::watch()?;
                 crate::tell(&format!("{name}: making the instance"));
                 let finished = store.begin(name).and_then(|d| d.finish(&text, &base, &interrupt.0));
                 return match finished {
@@ -209,6 +213,7 @@ fn create(
 
 /// Starts an instance and follows it until it answers.
 fn boot(instance: &Instance, timeout: Duration) -> Result<ExitCode, Failure> {
+    ssh::installed().map_err(|e| Failure::Failed(e.to_string()))?;
     let interrupt = Interrupt::watch()?;
     let lock = instance.lock()?;
     let is = inspect(instance);

@@ -42,7 +42,12 @@ pub(super) fn load(
         tries = if len > most { 1 } else { tries + 1 };
         most = most.max(len);
         if tries > TRIES || most == 0 && matches!(error, ImageError::Connect { .. }) {
-            return Err(error);
+            return Err(match error {
+                ImageError::Connect { url, source } if len > 0 => {
+                    ImageError::Cut { url, done: len, source: io::Error::other(source) }
+                }
+                error => error,
+            });
         }
         std::thread::sleep(PAUSE * (1 << tries));
     }

@@ -26,6 +26,17 @@ pub enum KeyError {
     Failed(String),
 }
 
+/// Whether the programs are there that a machine is waited for with.
+pub fn installed() -> Result<(), KeyError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    for program in ["ssh", "ssh-keygen"] {
+        if !std::env::split_paths(&path).any(|dir| dir.join(program).is_file()) {
+            return Err(KeyError::Missing { program });
+        }
+    }
+    Ok(())
+}
+
 /// The private key of all instances, which is made if there is none, and the public one.
 pub fn keys(home: &LimaHome) -> Result<(PathBuf, String), KeyError> {
     let dir = home.path().join("_config");
