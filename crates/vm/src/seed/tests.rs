@@ -235,3 +235,105 @@ fn own_lines_take_each_others_place_and_leave_the_others() {
     assert_eq!(own_lines(""), "theirs\n#LIMA-START\n#LIMA-END\n");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
 }
+
+/// A guest of busybox without systemd, as far as the boot script sees of one.
+struct Guest {
+    root: tempfile::TempDir,
+}
+
+impl Guest {
+    fn new(seed: &Seed) -> Self {
+        let guest = Self { root: tempfile::tempdir().unwrap() };
+        for dir in ["bin", "dev", "etc/init.d", "tmp", "run/vmlan"] {
+            fs::create_dir_all(guest.at(dir)).unwrap();
+        }
+        let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(Path::new);
+        let busybox = busybox.into_iter().find(|path| path.exists()).unwrap();
+        fs::copy(busybox, guest.at("bin/busybox")).unwrap();
+        let applets = Command::new(busybox).arg("--list").output().unwrap();
+        for applet in String::from_utf8(applets.stdout).unwrap().lines() {
+            if applet != "busybox" {
+                std::os::unix::fs::symlink("busybox", guest.at("bin").join(applet)).unwrap();
+            }
+        }
+        let image = unpack(seed);
+        let mut copy = Command::new("cp");
+        copy.arg("-r").arg(image.path().join("files")).arg(guest.at("run/vmlan/seed"));
+        assert!(copy.status().unwrap().success());
+        guest.write("dev/null", "", 0o666);
+        guest
+    }
+
+    fn at(&self, path: &str) -> std::path::PathBuf {
+        self.root.path().join(path)
+    }
+
+    fn write(&self, path: &str, text: &str, mode: u32) {
+        let _ = fs::remove_file(self.at(path));
+        fs::write(self.at(path), text).unwrap();
+        fs::set_permissions(self.at(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.at(path)).unwrap_or_default()
+    }
+
+    fn boot(&self, when: &str) {
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--root"]).arg(self.root.path());
+        command.args(["/bin/sh", "/run/vmlan/seed/vmlan-boot", when]);
+        let output = command.env("PATH", "/bin").stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{when}: {said}");
+    }
+}
+
+#[test]
+fn a_guest_with_openrc_has_the_agent_as_a_service() {
+    let guest = Guest::new(&seed());
+    guest.write("bin/openrc-run", "", 0o755);
+    guest.write("bin/supervise-daemon", "", 0o755);
+    guest.write("bin/rc-service", "#!/bin/sh\necho \"$@\" >>/told\n", 0o755);
+    guest.write("etc/hosts", "127.0.0.1 localhost\n", 0o644);
+    for boot in 1..3 {
+        guest.boot("early");
+        let service = guest.read("etc/init.d/vmlan-agent");
+        assert!(service.starts_with("#!/bin/openrc-run\n"), "{service}");
+        assert!(service.contains("\ncommand=/usr/local/bin/vmlan-agent\n"), "{service}");
+        let mode = |path| guest.at(path).metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode("etc/init.d/vmlan-agent"), 0o755);
+        assert_eq!(mode("usr/local/bin/vmlan-agent"), 0o755);
+        assert_eq!(fs::read(guest.at("usr/local/bin/vmlan-agent")).unwrap(), AGENT);
+        assert_eq!(guest.read("told"), "vmlan-agent start\n".repeat(boot));
+        let hosts = guest.read("etc/hosts");
+        assert!(hosts.starts_with("127.0.0.1 localhost\n"), "{hosts}");
+        assert_eq!(hosts.matches("192.168.5.2\thost.lima.internal\n").count(), 1, "{hosts}");
+        assert_eq!(guest.read("etc/environment"), "#LIMA-START\nA=b c\n#LIMA-END\n");
+    }
+}
+
+#[test]
+fn a_guest_with_busybox_alone_keeps_the_agent_running() {
+    // It tells that it has run, and at the second time ends who starts it.
+    const AGENT: &[u8] =
+        b"#!/bin/sh\necho ran >>/ran\n[ \"$(grep -c ran /ran)\" != 2 ] || kill $PPID\n";
+    let script = "#!/bin/sh\nid -u >/provisioned\n".to_owned();
+    let seed = Seed {
+        agent: Some(AGENT),
+        provision: vec![Provision { as_user: false, script }],
+        ..seed()
+    };
+    let guest = Guest::new(&seed);
+    guest.write("etc/passwd", "root:x:0:0::/:/bin/sh\nann:x:501:501::/home/ann:/bin/bash\n", 0o644);
+    guest.write("etc/shadow", "ann:!:1::::::\n", 0o600);
+    guest.boot("early");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while guest.read("ran") != "ran\nran\n" {
+        assert!(std::time::Instant::now() < deadline, "{}", guest.read("ran"));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    guest.boot("late");
+    assert_eq!(guest.read("provisioned"), "0\n");
+    assert_eq!(guest.read("etc/shadow"), "ann:*:1::::::\n");
+    assert!(guest.read("etc/passwd").ends_with(":/home/ann:/bin/sh\n"));
+}
