@@ -243,7 +243,7 @@ impl Lab {
                 let (command, machine) = (&net.command, &mut net.machine);
                 let (line, wanted) = (pings("-I lima0", &targets), want.clone());
                 scope.spawn(move || {
-                    assert(&format!("a command on {}", MODES[at]), command.run(&line), wanted)
+                    assert(&format!("a command on {}", MODES[at]), command.run(&line), wanted);
                 });
                 let line = pings("", &targets);
                 scope.spawn(move || {
