@@ -166,8 +166,39 @@ pub(super) enum Through {
     Between,
 }
 
+/// Whether a network's packets come through the chains of others.
+pub(super) fn concerns(network: &Network) -> bool {
+    matches!(network, Network::Shared(_)) || filters_bridges()
+}
+
+/// Whether the network's table is there, and a way through all chains of others: who starts a
+/// firewall anew may have removed them. `chains` are those in which ways were opened.
+pub(super) fn is_passed(
+    bridge: &Bridge,
+    network: &Network,
+    chains: &[Chain],
+) -> Result<bool, String> {
+    let ruleset = nft(&["list", "ruleset"], "")?;
+    let others = if concerns(network) { base_chains(&ruleset) } else { Vec::new() };
+    let name = bridge.as_str();
+    let has_table = network.gateway().is_none()
+        || ruleset.lines().any(|line| line == format!("table inet {name} {{"));
+    Ok(has_table && others == chains && chains.iter().all(|chain| is_open(&ruleset, chain, name)))
+}
+
+/// Whether a chain has a rule with our mark.
+fn is_open(ruleset: &str, chain: &Chain, name: &str) -> bool {
+    let table = format!("table {} {} {{", chain.family, chain.table);
+    let table = ruleset.lines().skip_while(|line| *line != table);
+    let table = table.take_while(|line| !line.starts_with('}'));
+    let head = format!("chain {} {{", chain.name);
+    let mut rules = table.skip_while(|line| line.trim() != head).take_while(|l| l.trim() != "}");
+    let mark = format!("comment \"{name}\"");
+    rules.any(|rule| rule.ends_with(&mark))
+}
+
 /// Whether the kernel shows frames on a bridge to the packet filter, as it does with Docker.
-pub(super) fn filters_bridges() -> bool {
+fn filters_bridges() -> bool {
     ["iptables", "ip6tables"].iter().any(|name| {
         let path = format!("/proc/sys/net/bridge/bridge-nf-call-{name}");
         fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
@@ -290,6 +321,20 @@ table inet odd {
                     \t\taccept comment \"x vmlan-a\" # handle 9\n\
                     \t\toifname \"vmlan-a\" accept comment \"vmlan-a\" # handle 10\n\t}\n}\n";
         assert_eq!(handles(text, "vmlan-a").collect::<Vec<_>>(), [7, 10]);
+    }
+
+    #[test]
+    fn ways_that_are_still_open() {
+        let ruleset = "table ip filter {\n\tchain DOCKER-USER {\n\
+                       \t\toifname \"vmlan-a\" accept comment \"vmlan-a\"\n\t}\n\n\
+                       \tchain FORWARD {\n\t\taccept comment \"vmlan-b\"\n\t}\n}\n\
+                       table ip6 filter {\n\tchain DOCKER-USER {\n\t}\n}\n";
+        let open = |chain, name| is_open(ruleset, &Chain::parse(chain).unwrap(), name);
+        assert!(open("ip filter DOCKER-USER", "vmlan-a"));
+        assert!(!open("ip filter DOCKER-USER", "vmlan-b"));
+        assert!(!open("ip filter FORWARD", "vmlan-a"));
+        assert!(!open("ip6 filter DOCKER-USER", "vmlan-a"));
+        assert!(!open("inet filter FORWARD", "vmlan-b"));
     }
 
     #[test]

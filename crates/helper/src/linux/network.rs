@@ -141,13 +141,8 @@ fn make(
     match (state.network.clone(), place) {
         (Network::Shared(gateway) | Network::Host(gateway), _) => {
             let link = own_bridge(interfaces, bridge, &gateway)?;
-            firewall::set_table(bridge, &state.network)?;
-            let leads_out = matches!(state.network, Network::Shared(_));
-            let through = if leads_out { Through::All } else { Through::Between };
-            if leads_out || firewall::filters_bridges() {
-                open_chains(store, bridge, bridge.as_str(), through, state)?;
-            }
-            if leads_out {
+            pass_firewalls(store, bridge, bridge.as_str(), state)?;
+            if matches!(state.network, Network::Shared(_)) {
                 sysctl::forward(store, firewall::others_translate())?;
             }
             interfaces.add_tap(bridge.as_str(), &link).map(Ready::Serve)
@@ -156,10 +151,7 @@ fn make(
         (Network::Bridged(_), Some(place)) => {
             lan::make(interfaces, bridge, &place)?;
             let Place::Bridge(link) = place else { return Ok(Ready::Beside) };
-            if firewall::filters_bridges() {
-                let name = if link.kind == "bridge" { &link.name } else { bridge.as_str() };
-                open_chains(store, bridge, name, Through::Between, state)?;
-            }
+            pass_firewalls(store, bridge, carrier(bridge, &link), state)?;
             Ok(Ready::Lan)
         }
     }
@@ -182,14 +174,26 @@ fn own_bridge(
     Ok(link)
 }
 
-/// Lets packets of the network through the chains of others, as they are now.
-fn open_chains(
+/// The bridge that a network's guests are on, which may be one that was there before.
+fn carrier<'a>(bridge: &'a Bridge, link: &'a Link) -> &'a str {
+    if link.kind == "bridge" { &link.name } else { bridge.as_str() }
+}
+
+/// Makes the network's own table, and ways through the chains of others as they are now.
+fn pass_firewalls(
     store: &Store,
     bridge: &Bridge,
     interface: &str,
-    through: Through,
     state: &mut State,
 ) -> Result<(), String> {
+    firewall::set_table(bridge, &state.network)?;
+    let through = match state.network {
+        Network::Shared(_) => Through::All,
+        Network::Host(_) | Network::Bridged(_) => Through::Between,
+    };
+    if !firewall::concerns(&state.network) {
+        return Ok(());
+    }
     for chain in &state.chains {
         firewall::close_chain(bridge, chain)?;
     }
@@ -275,7 +279,7 @@ pub(super) fn attach(
 ) -> Result<(&'static str, Option<OwnedFd>), String> {
     let name = bridge.as_str();
     let none = || is_not_there(bridge);
-    let state = own_network(store, caller, bridge)?;
+    let mut state = own_network(store, caller, bridge)?;
     let mut interfaces = Interfaces::open()?;
     let place = match &state.network {
         Network::Bridged(interface) => lan::find(&mut interfaces, bridge, interface)?,
@@ -290,8 +294,13 @@ pub(super) fn attach(
     if let Card::Veth { namespace, .. } = card {
         check_namespace(caller, namespace.as_fd())?;
     }
-    if matches!(&place, Place::Bridge(link) if link.kind != "bridge") {
-        return Err(none());
+    if let Place::Bridge(link) = &place {
+        if link.kind != "bridge" {
+            return Err(none());
+        }
+        if !firewall::is_passed(bridge, &state.network, &state.chains)? {
+            pass_firewalls(store, bridge, carrier(bridge, link), &mut state)?;
+        }
     }
     let (new, tap) = match (card, &place) {
         (Card::Veth { name: guest, mac, namespace }, Place::Bridge(link)) => {

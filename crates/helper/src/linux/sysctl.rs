@@ -105,9 +105,10 @@ pub(super) fn put_back(store: &Store, others: bool) -> Result<(), String> {
     let lines: Vec<_> = noted.lines().filter_map(|line| line.split_once(' ')).collect();
     let had_others = lines.iter().any(|(name, _)| *name == OTHERS);
     if !others || had_others {
-        for (name, value) in lines {
-            // Interfaces may be gone, and what has been noted twice is older where it comes first.
-            if name != OTHERS && path(name).exists() {
+        for (at, (name, value)) in lines.iter().enumerate() {
+            // What has been noted twice is older where it comes first. Interfaces may be gone.
+            let first = !lines[..at].iter().any(|(other, _)| other == name);
+            if first && *name != OTHERS && path(name).exists() {
                 set(name, value)?;
             }
         }

@@ -69,3 +69,53 @@ fn firewalld() {
         "inet firewalld filter_FORWARD",
     );
 }
+
+#[test]
+fn ufw() {
+    through(
+        "table ip filter {
+            chain ufw-before-forward { ct state related,established accept; }
+            chain ufw-user-forward { }
+            chain FORWARD {
+                type filter hook forward priority 0; policy drop;
+                jump ufw-before-forward
+                jump ufw-user-forward
+            }
+         }
+         table ip6 filter {
+            chain ufw6-before-forward { ct state related,established accept; }
+            chain FORWARD {
+                type filter hook forward priority 0; policy drop;
+                jump ufw6-before-forward
+            }
+         }",
+        "ip6 filter FORWARD",
+    );
+}
+
+#[test]
+fn one_that_starts_anew_is_passed_again_with_the_next_guest() {
+    let (host, _outside) = with_outside();
+    let before = host.listing();
+    let tap = host.start(USER, SHARED);
+    let first = guest(&host, "vmlan-shared", 105, 10);
+    let reaches =
+        || ["203.0.113.2", "fd00:77::2"].map(|a| first.can(&format!("ping -c 1 -W 1 {a}")));
+    assert_eq!(reaches(), [true, true]);
+    for rules in [
+        "flush ruleset",
+        "flush ruleset; table inet firewalld { chain filter_FORWARD {
+            type filter hook forward priority 10; policy accept; reject with icmpx admin-prohibited; }; }",
+        "delete table inet firewalld; table ip filter { chain FORWARD {
+            type filter hook forward priority 0; policy drop; }; }",
+        "flush chain ip filter FORWARD",
+    ] {
+        host.sh(&format!("nft '{rules}'"));
+        drop(guest(&host, "vmlan-shared", 105, 11));
+        assert_eq!(reaches(), [true, true], "{rules}");
+    }
+    drop((first, tap));
+    host.run(USER, "stop --bridge=vmlan-shared").unwrap();
+    host.sh("nft delete table ip filter");
+    host.listing().assert_same(&before);
+}
