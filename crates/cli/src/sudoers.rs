@@ -33,7 +33,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     crate::print(&text(&file, &Platform::detect()).map_err(Failure::Failed)?)
 }
 
-/// The installed file, if it is what it has to be, and else what differs.
+/// The installed file, if it is what it has to be and lets the caller, and else what is missing. Of
+/// another one, only what is in it counts.
 pub(crate) fn verify(file: &NetworksFile, path: Option<&Path>) -> Result<PathBuf, String> {
     let platform = Platform::detect();
     let wanted = text(file, &platform)?;
@@ -42,8 +43,18 @@ pub(crate) fn verify(file: &NetworksFile, path: Option<&Path>) -> Result<PathBuf
         Os::Linux => "/etc/sudoers.d/lima",
         Os::Macos => "/private/etc/sudoers.d/lima",
     };
+    let installed = path.is_none();
     let path = path.or(configured).unwrap_or_else(|| Path::new(default));
     check(path, &wanted, &file.networks)?;
+    let may = || rustix::process::geteuid().is_root() || allowed(&file.networks);
+    if installed && platform.os == Os::Linux && !may() {
+        return Err(format!(
+            "`{}` is up-to-date, but sudo does not let you by it; it lets the members of group `{1}`: \
+             sudo usermod -a -G {1} \"$USER\"",
+            path.display(),
+            file.networks.group
+        ));
+    }
     Ok(path.into())
 }
 

@@ -164,6 +164,13 @@ fn only_who_may_can_and_only_what_is_written() {
     host.fail(As::Other, "vmlan sudoers --check");
     host.run(As::Root, "chmod 755 /etc/sudoers.d");
     // Not a member of the group.
+    let said = host.fail(As::Other, "vmlan sudoers --check");
+    assert!(
+        said.contains("`/etc/sudoers.d/lima` is up-to-date, but sudo does not let you"),
+        "{said}"
+    );
+    assert!(said.contains("sudo usermod -a -G vmlan-admins \"$USER\""), "{said}");
+    host.run(As::Other, "vmlan sudoers --check /etc/sudoers.d/lima");
     let said = host.fail(As::Other, "vmlan run --network lima:shared -- true");
     assert!(said.contains("sudo does not let you start this network"), "{said}");
     assert!(said.contains("vmlan sudoers --check"), "{said}");
@@ -204,4 +211,58 @@ fn only_who_may_can_and_only_what_is_written() {
     let said = host.fail(As::User, "vmlan sudoers");
     assert!(said.contains("there is no group `nobodys-group`"), "{said}");
     host.await_listing(&before);
+}
+
+#[test]
+fn doctor_says_what_is_in_the_way() {
+    let host = BridgeHost::new();
+    let finds = |who: As, parts: &[&str]| {
+        // A fault of something else on this machine is none of this.
+        let output = host.output(who, "vmlan doctor");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        for part in parts {
+            assert!(said.contains(part), "{part} is not said:\n{said}");
+        }
+    };
+    finds(
+        As::User,
+        &[
+            "ok       root         host, shared may be started, by /etc/sudoers.d/lima",
+            "ok       firewall     ways through other firewalls are opened for guests",
+        ],
+    );
+    finds(
+        As::Other,
+        &[
+            "warning  root         host, shared cannot be started: it needs root for a moment",
+            "it lets the members of group `vmlan-admins`: sudo usermod -a -G vmlan-admins \"$USER\"",
+            "vmlan sudoers --check says what is missing, and the command that mends it",
+        ],
+    );
+    let drop_all =
+        "table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; }; }";
+    host.run(As::Root, &format!("nft '{drop_all}'"));
+    let guest = host.guest("lima:shared", "one");
+    finds(As::User, &["guests of `shared` have a way through ip filter FORWARD"]);
+    host.run(As::Root, "nft flush chain ip filter FORWARD; cp -r /run/home /run/roots");
+    let said = host.output(As::Root, "HOME=/run/roots vmlan doctor");
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("is gone from: ip filter FORWARD"), "{said}");
+    assert!(said.contains("mend: vmlan run --network lima:shared -- true"), "{said}");
+    host.run(As::User, "vmlan run --network lima:shared -- true");
+    assert!(host.run(As::Root, "nft list chain ip filter FORWARD").contains("vmlan-shared"));
+    drop(guest);
+    host.run(
+        As::Root,
+        "echo '  lan: {mode: bridged, interface: eth9}' >>/run/home/.lima/_config/networks.yaml",
+    );
+    finds(
+        As::User,
+        &[
+            "warning  interfaces   guests of `lan` cannot be on the network of eth9",
+            "why:  there is no interface eth9",
+            "cannot be started: it needs root for a moment",
+            "is out of sync",
+        ],
+    );
 }

@@ -1,6 +1,8 @@
 //! `vmlan doctor`: what works on this machine and what does not, why, and the mend. Each check is
 //! a function from the machine to findings; what can be tried is tried, not guessed.
 
+#[cfg(target_os = "linux")]
+mod bridges;
 mod guests;
 mod machines;
 mod names;
@@ -69,6 +71,10 @@ const CHECKS: &[Check] = &[
     networks::addresses,
     networks::daemons,
     networks::root,
+    #[cfg(target_os = "linux")]
+    bridges::interfaces,
+    #[cfg(target_os = "linux")]
+    bridges::firewalls,
     machines::qemu,
     machines::acceleration,
 ];
