@@ -123,7 +123,7 @@ fn a_disk_grows_and_keeps_what_is_on_it() {
         [(10 * M, 10 * M), (5 * M, 10 * M), (20 * M, 20 * M), (2_048_000 * M, 2_048_000 * M)];
     for (i, (size, is)) in steps.into_iter().enumerate() {
         grow(&disk, size).unwrap();
-        let mut qemu = Qemu::start(&dir.path().join(format!("qmp{i}")), &disk);
+        let mut qemu = Qemu::start(&dir.path().join(format!("qmp{i}")), &disk, "qcow2");
         let block = qemu.ask(&json!({"execute": "query-block"}));
         assert_eq!(block[0]["inserted"]["image"]["virtual-size"], is);
         let mut lines =
@@ -324,7 +324,7 @@ fn a_qcow2_image_becomes_the_disk_that_is_in_it() {
         let bytes = |at: u64, len: usize| {
             let mut bytes = vec![0xee; len];
             let file = File::open(&disk).unwrap();
-            std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, at).unwrap();
+            file.read_exact_at(&mut bytes, at).unwrap();
             let first = bytes[0];
             assert!(bytes.iter().all(|byte| *byte == first), "{at}");
             first
