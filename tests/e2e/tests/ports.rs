@@ -71,6 +71,7 @@ impl Scene {
         change(&mut config);
         let start = || Ports::start(config, move |event| drop(tell.send(event)));
         let ports = world.host.enter(start).expect("threads");
+        ports.machine_is_ready();
         Self { ports: Some(ports), events, agent: None, dir, world }
     }
 

@@ -49,6 +49,8 @@ pub(super) enum Input {
     /// The connection is gone, and what it forwarded.
     SshEnded,
     NewNetwork,
+    /// The machine lets its user in.
+    Ready,
     Stop,
 }
 
@@ -61,6 +63,7 @@ pub(super) struct Manager {
     doors: BTreeMap<String, PathBuf>,
     network: Option<Network>,
     ssh: Option<Ssh>,
+    is_ready: bool,
     /// Where its connection's socket is.
     dir: PathBuf,
     session: Option<Session>,
@@ -126,6 +129,7 @@ impl Manager {
             doors,
             network: config.control.map(|client| Network { client, name: config.name }),
             ssh: config.ssh,
+            is_ready: false,
             dir: config.channel.parent().map(PathBuf::from).unwrap_or_default(),
             session: None,
             input,
@@ -194,6 +198,10 @@ impl Manager {
             Input::Listed(_) => {}
             Input::SshEnded => self.lose(|way| matches!(way, Way::Ssh(_))),
             Input::NewNetwork => self.lose(|way| matches!(way, Way::Network(_))),
+            Input::Ready => {
+                self.is_ready = true;
+                self.alone = Instant::now();
+            }
             Input::Stop => {}
         }
     }
@@ -220,7 +228,7 @@ impl Manager {
 
     /// Has ssh stand in where it has to. Returns when it might have to.
     fn stand_in(&mut self, now: Instant) -> Option<Instant> {
-        let ssh = self.ssh.as_ref()?;
+        let ssh = self.ssh.as_ref().filter(|_| self.is_ready)?;
         let has_all = self.agent.is_some() && self.network.is_some();
         let from = if self.network.is_none() { now } else { self.alone + ssh.after };
         if has_all {
@@ -239,7 +247,8 @@ impl Manager {
         if self.session.is_none() {
             return Some(now + KNOCK);
         }
-        if self.agent.is_none() {
+        // Elsewhere ssh is not there in the place of the agent.
+        if self.network.is_some() {
             self.state.lifts.clear();
             (self.events)(PortEvent::SshStandsIn);
         }

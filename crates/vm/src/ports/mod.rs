@@ -133,6 +133,11 @@ impl Ports {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The machine lets its user in: ssh may stand in from now on.
+    pub fn machine_is_ready(&self) {
+        let _ = self.input.send(Input::Ready);
+    }
+
     /// The network has a new daemon, which knows of no forwards.
     pub fn network_is_new(&self) {
         let _ = self.input.send(Input::NewNetwork);

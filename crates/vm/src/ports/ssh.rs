@@ -65,7 +65,11 @@ impl Session {
         if let Local::Unix(path) = local {
             make_room(path).map_err(Failure::Refused)?;
         }
-        self.control("forward", local, to).map_err(Failure::Refused)
+        self.control("forward", local, to).map_err(|why| match UnixStream::connect(&self.socket) {
+            Ok(_) => Failure::Refused(why),
+            // The connection has ended meanwhile.
+            Err(_) => Failure::NotYet,
+        })
     }
 
     pub(super) fn close(&self, local: &Local, to: &Target) {

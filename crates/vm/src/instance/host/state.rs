@@ -98,6 +98,10 @@ impl State {
         let mut info = self.info();
         info.health = Health::Ready;
         info.judge();
+        drop(info);
+        if let Some(ports) = &*self.ports() {
+            ports.machine_is_ready();
+        }
     }
 
     pub(super) fn set_stopping(&self) {
