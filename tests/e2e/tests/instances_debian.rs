@@ -95,7 +95,11 @@ fn debian_is_started_used_and_started_again() {
     let id = sh("cat /etc/machine-id; cat /etc/ssh/ssh_host_ed25519_key.pub");
     host.run("vmlan stop deb");
     assert_eq!(host.status("deb"), "Stopped");
+    assert!(host.run("tail -n 3 .lima/deb/serial.log").contains("reboot: Power down"));
     host.run("vmlan start deb");
+    // Its file system was taken down in order.
+    let mounted = sh("sudo dmesg | grep EXT4-fs");
+    assert!(mounted.contains("mounted") && !mounted.contains("unchecked"), "{mounted}");
     let after = host.listed("deb").expect("a machine");
     assert_eq!(after["networks"], before["networks"]);
     assert_eq!(sh("cat /etc/machine-id; cat /etc/ssh/ssh_host_ed25519_key.pub"), id);

@@ -181,7 +181,10 @@ fn attend(
             Some(stopping) => match messages.recv_timeout(stopping.wait()) {
                 Ok(message) => message,
                 Err(RecvTimeoutError::Timeout) => {
-                    stopping.go_on(machine);
+                    if stopping.go_on(machine) {
+                        let warning = Some("the machine has not shut down, and is ended".into());
+                        events.tell(Status { warning, ..Status::default() });
+                    }
                     continue;
                 }
                 Err(e) => return Err(e.to_string()),
@@ -199,7 +202,7 @@ fn attend(
             Message::Signal | Message::Stop { .. } => {
                 if stopping.is_none() {
                     let mut begun = Stopping::new(state);
-                    begun.go_on(machine);
+                    let _ = begun.go_on(machine);
                     stopping = Some(begun);
                 }
             }
@@ -276,13 +279,15 @@ impl Stopping {
         self.until.min(self.remind).saturating_duration_since(Instant::now())
     }
 
-    /// Presses the power button again, or pulls the plug.
-    fn go_on(&mut self, machine: &mut dyn Machine) {
+    /// Presses the power button again, or pulls the plug, and then says so.
+    fn go_on(&mut self, machine: &mut dyn Machine) -> bool {
         let now = Instant::now();
         self.remind = now + REMIND;
-        if now >= self.until || machine.power_down().is_err() {
+        let pull = now >= self.until || machine.power_down().is_err();
+        if pull {
             machine.kill();
         }
+        pull
     }
 }
 
