@@ -59,13 +59,15 @@ struct Serve {
 
 /// Show what a guest would be answered, and where the answer came from.
 ///
-/// The exit code is 0 if the name exists, 1 if it does not or nobody knows.
+/// Without --network it is a guest of the default network. The exit code is 0 if the name exists, 1
+/// if it does not or nobody knows.
 #[derive(Debug, clap::Args)]
 struct Asked {
     /// A name, or an address whose name is wanted.
     name: String,
 
-    /// The type of record: A, AAAA, CNAME, MX, TXT, ..., or TYPE and a number.
+    /// The type of record: A, AAAA, CNAME, MX, TXT, ..., or TYPE and a number [default: A, or PTR of an
+    /// address].
     #[arg(value_name = "TYPE")]
     kind: Option<String>,
 

@@ -33,6 +33,7 @@ enum Command {
 /// All of them are opened, or none. Those of a guest that has a name go with it; those of a network
 /// go with its last guest.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: vmlan forward add web 8080:80 5353:53/udp")]
 struct AddArgs {
     /// A guest's name, as NETWORK/GUEST where several have it, or a network.
     #[arg(value_name = "NETWORK|GUEST")]

@@ -27,9 +27,21 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
+const AFTER: &str = "\
+Examples:
+  vmlan run -- COMMAND                             on a network of its own
+  vmlan run --network lima:user-v2 --name web -- COMMAND
+                                                   beside others, as lima-web.internal
+  vmlan start template:debian && vmlan shell debian
+                                                   a machine, and a shell in it
+  vmlan doctor                                     what does not work here, and the mend
+
+Networks and machines are kept below $LIMA_HOME (~/.lima unless set). The exit code is 0, or 1 if it
+could not be done, or 2 if the command line is wrong; run and shell have their command's.";
+
 /// Networks for local virtual machines and for commands.
 #[derive(Debug, Parser)]
-#[command(name = "vmlan", version, disable_help_subcommand = true)]
+#[command(name = "vmlan", version, disable_help_subcommand = true, after_help = AFTER)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -164,5 +176,25 @@ mod tests {
     fn the_command_line_is_sound() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    /// Every command and all that can be given to it.
+    #[test]
+    fn everything_is_explained() {
+        use clap::CommandFactory;
+        fn look(command: &clap::Command) {
+            let name = command.get_name();
+            assert!(command.get_about().is_some(), "{name}");
+            for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+                let explained = !help.is_empty() || !arg.get_possible_values().is_empty();
+                assert!(explained, "{name}: {}", arg.get_id());
+                assert!(!help.ends_with('.'), "{name}: {}: {help}", arg.get_id());
+            }
+            command.get_subcommands().filter(|c| !c.is_hide_set()).for_each(look);
+        }
+        let mut command = Cli::command();
+        command.build();
+        look(&command);
     }
 }

@@ -21,14 +21,22 @@ mod own;
 #[cfg(target_os = "linux")]
 mod unmanaged;
 
+const AFTER: &str = "\
+Examples:
+  vmlan run -p 8080:80 --root -- busybox httpd -f -p 80
+  vmlan run --network lima:user-v2 --name web -- python3 -m http.server
+  vmlan run --network lima:user-v2 -- curl http://lima-web.internal:8000/
+  vmlan run --dns-host db.test=10.1.2.3 -- getent hosts db.test";
+
 /// Run a command on a network of its own.
 ///
 /// The command runs as you, in your directory and on your terminal, and sees the host's files. Its
 /// network is vmlan's: eth0 with 192.168.5.15, everything outside by way of the host, the name
 /// server 192.168.5.3, and the host's own loopback as host.lima.internal. Whatever it leaves
 /// running ends with it. The exit code is the command's; 127 if there is no such command, 126 if it
-/// cannot be executed, 125 if vmlan fails.
+/// cannot be executed, 125 if vmlan fails, 2 if the command line is wrong.
 #[derive(Debug, clap::Args)]
+#[command(after_help = AFTER)]
 pub(crate) struct Args {
     /// Lead a port of the host to the command: [HOSTIP:]HOSTPORT:GUESTPORT[/udp].
     ///
@@ -37,17 +45,17 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "PUBLISH")]
     publish: Vec<Publish>,
 
-    /// Join this network: lima:NAME for one of mode user-v2 in networks.yaml, or socket:PATH for the
-    /// socket of a daemon that somebody else runs, which speaks QEMU's framing.
+    /// Join this network, once or several times: lima:NAME for one of networks.yaml, or socket:PATH
+    /// for the socket of a daemon that somebody else runs, which speaks QEMU's framing.
     ///
-    /// The guests of a network reach each other by address and by name. A user-v2 network takes the
-    /// place of the default one as eth0; what is given further is lima1 and so on, by its position
-    /// from 0. A user-v2 network is served by a daemon that comes with the first guest and goes with
-    /// the last.
+    /// The guests of a network reach each other. A user-v2 network that is given first takes the
+    /// place of the default one as eth0; the others are lima0, lima1 and so on, by their position
+    /// from 0. Each is served by a daemon that comes with its first guest and goes with the last.
+    /// Networks of mode shared, host and bridged need root once: see vmlan sudoers.
     #[arg(long, value_name = "NETWORK", value_parser = RawEntry::from_flag, value_delimiter = ',')]
     network: Vec<RawEntry>,
 
-    /// What other guests call this one: lima-NAME.internal. Its addresses stay the same.
+    /// What other guests call this one: lima-NAME.internal. It has the same addresses each time.
     #[arg(long, requires = "network")]
     name: Option<String>,
 

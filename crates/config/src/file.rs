@@ -15,7 +15,7 @@ use crate::template::default_networks;
 /// Why `networks.yaml` cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    #[error("could not create `{}` directory: {source}", path.display())]
+    #[error("could not create `{}` directory: {source}; LIMA_HOME names another place", path.display())]
     Directory { path: PathBuf, source: io::Error },
     #[error("could not create `{}`: {source}", path.display())]
     Create { path: PathBuf, source: io::Error },

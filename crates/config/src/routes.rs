@@ -22,6 +22,11 @@ pub fn default_interface(routes: &[Route]) -> Option<String> {
     routes.iter().find(|route| route.net.prefix_len() == 0).map(|route| route.interface.clone())
 }
 
+/// Whether the host has such an interface, as far as that can be told.
+pub fn has_interface(name: &str) -> bool {
+    imp::has_interface(name)
+}
+
 #[cfg(target_os = "linux")]
 mod imp {
     use std::net::Ipv4Addr;
@@ -65,6 +70,12 @@ mod imp {
         }
         found.sort_by_key(|(table, _)| *table != RT_TABLE_MAIN);
         Ok(found.into_iter().map(|(_, route)| route).collect())
+    }
+
+    pub(super) fn has_interface(name: &str) -> bool {
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None);
+        let index = socket.and_then(|socket| netdevice::name_to_index(&socket, name));
+        !matches!(index, Err(rustix::io::Errno::NODEV))
     }
 
     fn request() -> Vec<u8> {
@@ -186,6 +197,10 @@ mod imp {
     pub(super) fn read() -> io::Result<Vec<Route>> {
         let output = Command::new("/usr/sbin/netstat").args(["-rn", "-f", "inet"]).output()?;
         Ok(String::from_utf8_lossy(&output.stdout).lines().filter_map(line).collect())
+    }
+
+    pub(super) fn has_interface(_name: &str) -> bool {
+        true
     }
 
     /// `Destination Gateway Flags Netif Expire`, where a destination leaves out what is zero at its

@@ -8,8 +8,8 @@ use crate::Failure;
 
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct Changes {
-    /// Join this network: lima:NAME for one of networks.yaml, socket:PATH for the socket of a daemon
-    /// that somebody else runs, or vzNAT.
+    /// Join this network, once or several times: lima:NAME for one of networks.yaml, socket:PATH for
+    /// the socket of a daemon that somebody else runs, or vzNAT.
     ///
     /// A user-v2 network takes the place of the default one as eth0; the others are further cards.
     #[arg(long, value_name = "NETWORK", value_delimiter = ',', value_parser = network)]
@@ -20,32 +20,33 @@ pub(crate) struct Changes {
     #[arg(long, value_name = "DRIVER")]
     vm_type: Option<String>,
 
-    /// The number of processors.
+    /// The number of processors [unless the file says: up to 4 of the host's].
     #[arg(long, value_name = "N")]
     cpus: Option<u32>,
 
-    /// The size of the memory: 4GiB, or a number of GiB.
+    /// The size of the memory: 4GiB, or a number of GiB [unless the file says: 4GiB, or half of the
+    /// host's if that is less].
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<String>,
 
-    /// The size of the disk: 20GiB, or a number of GiB.
+    /// The size of the disk: 20GiB, or a number of GiB [unless the file says: 100GiB].
     #[arg(long, value_name = "SIZE", value_parser = size)]
     disk: Option<String>,
 
-    /// The machine's architecture: x86_64 or aarch64.
+    /// The machine's architecture: x86_64 or aarch64 [unless the file says: the host's].
     #[arg(long, value_name = "ARCH")]
     arch: Option<String>,
 
-    /// The port of the host that leads to the machine's ssh.
+    /// The port of 127.0.0.1 that leads to the machine's ssh [unless the file says: a free one].
     #[arg(long, value_name = "PORT")]
     ssh_port: Option<u16>,
 
-    /// What runs the machine's instructions, in place of what works: kvm, hvf, or tcg to emulate
-    /// them.
+    /// What runs the machine's instructions: kvm, hvf, or tcg to emulate them [unless the file says:
+    /// the fastest that works].
     #[arg(long, value_name = "ACCEL")]
     accel: Option<String>,
 
-    /// Which default network: vmlan, or slirp for QEMU's own.
+    /// Which default network: vmlan, or slirp for QEMU's own [unless the file says: vmlan].
     #[arg(long, value_name = "NETWORK")]
     user_network: Option<String>,
 

@@ -14,7 +14,7 @@ pub(crate) struct Args {
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
 
-    /// Also if they run, and whether they are there or not.
+    /// End those that run first, and do not mind those that are not there.
     #[arg(short, long)]
     force: bool,
 }
@@ -22,11 +22,10 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let store = super::store()?;
     for name in &args.names {
-        let instance = match store.find(name)? {
-            Some(instance) => instance,
-            None if args.force => continue,
-            None => return Err(Failure::Failed(format!("there is no instance `{name}`"))),
-        };
+        if args.force && store.find(name)?.is_none() {
+            continue;
+        }
+        let instance = super::find(&store, name)?;
         let lock = instance.lock()?;
         if inspect(&instance).status != Status::Stopped {
             if !args.force {

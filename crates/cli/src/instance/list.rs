@@ -22,16 +22,18 @@ use crate::place;
 use crate::table::table;
 
 /// List machines, and commands that `vmlan run --name` has put on networks.
+///
+/// The exit code is 1 if one that is named is not there.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only these.
+    /// Only these [default: all].
     names: Vec<String>,
 
-    /// Show everything, a line of JSON for each.
+    /// One line of JSON for each, with everything about it: sizes in bytes.
     #[arg(long)]
     json: bool,
 
-    /// Only names.
+    /// Show only names.
     #[arg(short, long, conflicts_with = "json")]
     quiet: bool,
 }
@@ -77,10 +79,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
         store.all()?.iter().map(|instance| machine(&store, &layers, instance)).collect();
     rows.extend(commands(&rows));
     rows.sort_by(|a, b| a.name.cmp(&b.name));
-    for name in &args.names {
-        if !rows.iter().any(|row| row.name == *name) {
-            crate::tell(&format!("no instance matching {name} found"));
-        }
+    let missing = |name: &&String| !rows.iter().any(|row| row.name == **name);
+    let missing: Vec<_> = args.names.iter().filter(missing).cloned().collect();
+    for name in &missing {
+        crate::tell(&format!("no instance matching {name} found"));
     }
     rows.retain(|row| args.names.is_empty() || args.names.contains(&row.name));
     let text = if args.json {
@@ -92,7 +94,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     } else {
         shown(&rows)
     };
-    crate::print(&text)
+    let printed = crate::print(&text)?;
+    Ok(if missing.is_empty() { printed } else { ExitCode::FAILURE })
 }
 
 fn machine(store: &Store, layers: &Layers, instance: &Instance) -> Row {
@@ -167,6 +170,11 @@ fn vm_type(config: &InstanceConfig, instance: &Instance) -> &'static str {
     // One that cannot be run is what it asks to be.
     let chosen = driver::choose(&wants, vz::available()).ok().or(config.vm_type);
     chosen.unwrap_or(VmType::Qemu).name()
+}
+
+/// Whether a command on a network is called so.
+pub(super) fn is_command(name: &str) -> bool {
+    commands(&[]).iter().any(|row| row.name == name)
 }
 
 /// Commands on networks: a guest with a name that is no machine's.

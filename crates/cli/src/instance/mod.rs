@@ -39,9 +39,20 @@ fn store() -> Result<Store, Failure> {
 
 /// An instance that has to be there.
 fn find(store: &Store, name: &str) -> Result<Instance, Failure> {
-    store.find(name)?.ok_or_else(|| {
-        Failure::Failed(format!("there is no instance `{name}`; make it with: vmlan start {name}"))
-    })
+    if let Some(instance) = store.find(name)? {
+        return Ok(instance);
+    }
+    if list::is_command(name) {
+        return Err(Failure::Failed(format!(
+            "`{name}` is a command of `vmlan run`, not a machine: it ends where it was started"
+        )));
+    }
+    let names: Vec<String> = store.all()?.into_iter().map(|instance| instance.name).collect();
+    let there = match &names[..] {
+        [] => "none has been made yet, see: vmlan start --help".into(),
+        names => format!("there is {}", names.join(", ")),
+    };
+    Err(Failure::Failed(format!("there is no instance `{name}`: {there}")))
 }
 
 /// Whether somebody has pressed Ctrl-C or the like since this was made.

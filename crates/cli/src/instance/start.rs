@@ -20,12 +20,20 @@ use crate::Failure;
 /// Longest `lima.yaml` that is loaded.
 const MAX_TEXT: u64 = 1 << 20;
 
+const AFTER: &str = "\
+Examples:
+  vmlan start template:debian                      make and start the machine `debian`
+  vmlan start --name web --network lima:user-v2 --cpus 2 template:alpine
+  vmlan start web                                  start it again";
+
 /// Start a machine; make it the first time.
 ///
 /// A machine is made from a lima.yaml: a file, a URL, or a template that comes with vmlan
 /// (template:NAME). It has a directory below $LIMA_HOME (~/.lima unless set), and is started again
-/// by its name. The command returns when the machine answers by ssh.
+/// by its name. The command returns when the machine answers by ssh. Flags change the lima.yaml of
+/// the instance.
 #[derive(Debug, clap::Args)]
+#[command(after_help = AFTER)]
 pub(crate) struct Args {
     /// An instance, FILE.yaml, a URL or template:NAME [default: default].
     #[arg(value_name = "NAME|FILE|URL")]
@@ -38,7 +46,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     changes: Changes,
 
-    /// How long to wait for the machine.
+    /// How many seconds to wait for the machine.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     timeout: u64,
 }
@@ -50,7 +58,7 @@ pub(crate) struct RestartArgs {
     #[arg(default_value = super::DEFAULT)]
     name: String,
 
-    /// How long to wait for the machine.
+    /// How many seconds to wait for the machine.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     timeout: u64,
 }

@@ -14,7 +14,8 @@ use crate::Failure;
 
 /// Stop a machine.
 ///
-/// The machine is asked to shut down, and waited for.
+/// The machine is asked to shut down, and waited for: 3 minutes, or 20 seconds if it is still
+/// booting. Then it is ended as with --force.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The instance.

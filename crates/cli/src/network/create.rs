@@ -8,6 +8,7 @@ use crate::{Failure, tell};
 
 /// Add a network to networks.yaml.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example: vmlan network create lab --gateway 192.168.42.1/24")]
 pub(super) struct Args {
     /// What the network is to be called.
     name: String,
@@ -16,11 +17,12 @@ pub(super) struct Args {
     #[arg(long, default_value = "user-v2")]
     mode: Mode,
 
-    /// The gateway and how large the subnet is, such as 192.168.42.1/24; not for bridged.
+    /// The gateway and how large the subnet is, such as 192.168.42.1/24, or /24 if that is not said;
+    /// needed by every mode but bridged.
     #[arg(long, value_name = "CIDR", value_parser = vmlan_config::parse_gateway)]
     gateway: Option<(Ipv4Addr, u8)>,
 
-    /// The host's interface whose network a bridged network joins.
+    /// The host's interface whose network a bridged network joins; needed by that mode.
     #[arg(long)]
     interface: Option<String>,
 
@@ -45,6 +47,9 @@ pub(super) fn run(args: &Args) -> Result<String, Failure> {
         paths.check().map_err(|e| Failure::Failed(e.to_string()))?;
     }
     locked.add(&network)?;
+    if let Some(interface) = network.interface().filter(|name| !routes::has_interface(name)) {
+        tell(&format!("there is no interface {interface} now: guests join once it is there"));
+    }
     let path = locked.file.path().display();
     tell(&format!("network `{}` is in {path}; use it as lima:{}", network.name, network.name));
     Ok(String::new())

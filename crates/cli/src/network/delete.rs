@@ -14,8 +14,7 @@ pub(super) struct Args {
     #[arg(required = true)]
     name: Vec<String>,
 
-    /// Remove a network even if it is in use, whose daemon is stopped then, and do not mind one that
-    /// is not there.
+    /// End the daemon of a network that is in use, and do not mind networks that are not there.
     #[arg(short, long)]
     force: bool,
 }

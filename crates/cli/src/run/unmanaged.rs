@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use vmlan_config::Attachment;
 use vmlan_link::tap::InterfaceConfig;
-use vmlan_netd::unmanaged::{self, Client, Lease};
+use vmlan_netd::unmanaged::{self, Client, Lease, UnmanagedError};
 use vmlan_vm::netns::Supervisor;
 
 use super::Args;
@@ -34,7 +34,11 @@ impl Unmanaged {
             xid: u32::from_be_bytes([a, b, c, d]) ^ std::process::id(),
         };
         let lease = unmanaged::lease(path, &client);
-        let lease = lease.map_err(|e| Failure::Failed(format!("--network socket:{e}")))?;
+        let lease = lease.map_err(|e| {
+            let nobody = matches!(e, UnmanagedError::Connect { .. });
+            let help = if nobody { "; its daemon has to run first" } else { "" };
+            Failure::Failed(format!("--network socket:{e}{help}"))
+        })?;
         Ok(Self { path: path.into(), client, lease })
     }
 

@@ -14,6 +14,8 @@ mod guests;
 mod lab;
 mod list;
 #[cfg(target_os = "linux")]
+mod listings;
+#[cfg(target_os = "linux")]
 mod machines;
 #[cfg(target_os = "linux")]
 mod openapi;
