@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use vmlan_config::{Networks, NetworksFile, Os, Platform, sudoers, vmnet};
+use vmlan_config::{Networks, NetworksFile, Os, Platform, socket_vmnet, sudoers, vmnet};
 
 use crate::Failure;
 
@@ -58,6 +58,15 @@ pub(crate) fn verify(file: &NetworksFile, path: Option<&Path>) -> Result<PathBuf
     Ok(path.into())
 }
 
+/// Whether networks can be started: by the file, or because sudo lets this user do anything.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn may_start(file: &NetworksFile) -> Result<(), String> {
+    match verify(file, None) {
+        Err(_) if text(file, &Platform::detect()).is_ok() && allowed(&file.networks) => Ok(()),
+        verified => verified.map(drop),
+    }
+}
+
 /// What the file has to be, or why nobody should install one.
 fn text(file: &NetworksFile, platform: &Platform) -> Result<String, String> {
     let networks = &file.networks;
@@ -73,11 +82,8 @@ fn text(file: &NetworksFile, platform: &Platform) -> Result<String, String> {
     match platform.os {
         Os::Linux => linux(networks),
         Os::Macos => {
-            let paths = &networks.paths;
-            let program = paths.socket_vmnet.as_ref().map_or(&platform.socket_vmnet, |p| &p.value);
-            let default = PathBuf::from("/private/var/run/lima");
-            let run = paths.var_run.as_ref().map_or(&default, |path| &path.value);
-            Ok(sudoers::macos(networks, program, run))
+            let program = socket_vmnet::program(networks, platform);
+            Ok(sudoers::macos(networks, &program, &socket_vmnet::var_run(networks)))
         }
     }
 }
@@ -141,14 +147,27 @@ fn check(path: &Path, wanted: &str, networks: &Networks) -> Result<(), String> {
 
 /// Whether sudo lets this user run every command without a password.
 fn allowed(networks: &Networks) -> bool {
-    let helper = vmnet::helper();
-    let commands = networks.iter().filter_map(|network| {
-        Some([vmnet::start(network)?, vmnet::attach(network), vmnet::stop(network)])
+    let platform = Platform::detect();
+    let of_helper = |network| {
+        let helper = vec![vmnet::helper().display().to_string()];
+        let commands = [vmnet::start(network)?, vmnet::attach(network), vmnet::stop(network)];
+        Some(commands.map(|args| [helper.clone(), args].concat()))
+    };
+    let of_socket_vmnet = |network| {
+        let commands = socket_vmnet::Commands::of(networks, &platform, network)?;
+        Some([commands.mkdir, commands.start, commands.stop])
+    };
+    let commands = networks.iter().filter_map(|network| match platform.os {
+        Os::Linux => of_helper(network),
+        Os::Macos => of_socket_vmnet(network),
     });
-    commands.flatten().all(|args| {
+    let group = match platform.os {
+        Os::Linux => "--group=root",
+        Os::Macos => "--group=wheel",
+    };
+    commands.flatten().all(|words| {
         let mut sudo = Command::new("sudo");
-        sudo.args(["--non-interactive", "--user=root", "--group=root", "--list", "--"]);
-        sudo.arg(&helper).args(args);
+        sudo.args(["--non-interactive", "--user=root", group, "--list", "--"]).args(words);
         sudo.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         sudo.status().is_ok_and(|status| status.success())
     })

@@ -29,6 +29,7 @@ mod resolver;
 pub mod routes;
 pub mod schema;
 mod secure;
+pub mod socket_vmnet;
 mod source;
 mod subnet;
 pub mod sudoers;

@@ -6,7 +6,8 @@
 
 use std::path::Path;
 
-use crate::networks::{Link, Mode, Network, Networks};
+use crate::networks::Networks;
+use crate::socket_vmnet::{self, Commands};
 use crate::vmnet;
 
 /// The text on Linux, for a helper with this digest.
@@ -24,22 +25,15 @@ pub fn linux(networks: &Networks, helper: &Path, digest: &str) -> String {
 }
 
 /// The text on macOS.
-pub fn macos(networks: &Networks, socket_vmnet: &Path, var_run: &Path) -> String {
-    let (group, run) = (&networks.group, var_run.display());
-    let mut text =
-        format!("%{group} ALL=(root:wheel) NOPASSWD:NOSETENV: /bin/mkdir -m 775 -p {run}\n");
-    for network in networks.iter().filter(|network| network.mode != Mode::UserV2) {
-        let name = &network.name;
-        let pidfile = format!("{run}/{name}_socket_vmnet.pid");
-        let start = format!(
-            "{} --pidfile={pidfile} --socket-group={group} --vmnet-mode={} {} {run}/socket_vmnet.{name}",
-            socket_vmnet.display(),
-            network.mode,
-            vmnet_flags(network),
-        );
-        let stop = format!("/usr/bin/pkill -F {pidfile}");
+pub fn macos(networks: &Networks, program: &Path, var_run: &Path) -> String {
+    let group = &networks.group;
+    let mkdir = socket_vmnet::mkdir(var_run).join(" ");
+    let mut text = format!("%{group} ALL=(root:wheel) NOPASSWD:NOSETENV: {mkdir}\n");
+    for network in networks.iter() {
+        let Some(commands) = Commands::new(network, group, program, var_run) else { continue };
+        let commands = [commands.start, commands.stop].map(|words| words.join(" "));
         text.push('\n');
-        text.push_str(&section(name, group, "wheel", &[start, stop]));
+        text.push_str(&section(&network.name, group, "wheel", &commands));
     }
     text
 }
@@ -50,17 +44,6 @@ fn section(name: &str, group: &str, root_group: &str, commands: &[String]) -> St
         "# Manage \"{name}\" network daemons\n\n\
          %{group} ALL=(root:{root_group}) NOPASSWD:NOSETENV: \\\n    {commands}\n"
     )
-}
-
-fn vmnet_flags(network: &Network) -> String {
-    match &network.link {
-        Link::Interface(name) => format!("--vmnet-interface={name}"),
-        Link::Subnet(subnet) => {
-            let end = subnet.dhcp_end.unwrap_or(subnet.gateway);
-            let (gateway, mask) = (subnet.gateway, subnet.netmask());
-            format!("--vmnet-gateway={gateway} --vmnet-dhcp-end={end} --vmnet-mask={mask}")
-        }
-    }
 }
 
 /// What separates words of the file does not separate arguments.

@@ -116,7 +116,7 @@ impl Resolved {
                 Target::Default | Target::Socket(_) | Target::VzNat => {}
                 Target::Lima(name) => {
                     let network = crate::network::find(&self.networks, name)?;
-                    if let Err(why) = imp::check(network) {
+                    if let Err(why) = imp::check(&self.networks, network) {
                         return refused(format!("network `{name}`: {why}"));
                     }
                     if names.contains(&name.as_str()) {
@@ -147,8 +147,7 @@ impl Resolved {
                 Target::Socket(path) => Network::Socket(path.clone()),
                 Target::Lima(name) => {
                     let network = crate::network::find(&self.networks, name)?;
-                    let lan = Configured::new(home, network).map_err(Failure::Failed)?;
-                    imp::connected(network, Arc::new(lan))
+                    imp::connected(home, &self.networks, network).map_err(Failure::Failed)?
                 }
             };
             cards.push(Card { attachment: attachment.clone(), network });
@@ -173,41 +172,70 @@ fn asked_accel() -> Option<String> {
     std::env::var("VMLAN_ACCEL").ok().filter(|name| !name.is_empty())
 }
 
+/// A network with a daemon of vmlan's.
+fn managed(home: &LimaHome, network: &vmlan_config::Network) -> Result<Arc<Configured>, String> {
+    Configured::new(home, network).map(Arc::new)
+}
+
 #[cfg(target_os = "linux")]
 mod imp {
-    use std::sync::Arc;
-
+    use vmlan_config::{LimaHome, Network as Configured, NetworksFile};
     use vmlan_netd::vmnet::Helper;
-    use vmlan_vm::instance::host::{Lan, Network};
+    use vmlan_vm::instance::host::Network;
+
+    use super::managed;
 
     /// Whether root's part of the network is there, if it has one.
-    pub(super) fn check(network: &vmlan_config::Network) -> Result<(), String> {
+    pub(super) fn check(_: &NetworksFile, network: &Configured) -> Result<(), String> {
         Helper::of(network).map_or(Ok(()), |helper| helper.check()).map_err(|e| e.to_string())
     }
 
-    pub(super) fn connected(network: &vmlan_config::Network, lan: Arc<dyn Lan>) -> Network {
-        match Helper::of(network) {
+    pub(super) fn connected(
+        home: &LimaHome,
+        _: &NetworksFile,
+        network: &Configured,
+    ) -> Result<Network, String> {
+        let lan = managed(home, network)?;
+        Ok(match Helper::of(network) {
             Some(helper) => Network::Bridged { lan, helper },
             None => Network::Managed(lan),
-        }
+        })
     }
 }
 
 #[cfg(not(target_os = "linux"))]
 mod imp {
-    use std::sync::Arc;
+    use vmlan_config::socket_vmnet::Commands;
+    use vmlan_config::{LimaHome, Network as Configured, NetworksFile, Platform};
+    use vmlan_netd::SocketVmnet;
+    use vmlan_vm::instance::host::Network;
 
-    use vmlan_config::Mode;
-    use vmlan_vm::instance::host::{Lan, Network};
+    use super::managed;
 
-    pub(super) fn check(network: &vmlan_config::Network) -> Result<(), String> {
-        match network.mode {
-            Mode::UserV2 => Ok(()),
-            mode => Err(format!("machines cannot join mode {mode} on this system yet")),
+    /// Whether sudo starts the network, if it needs root.
+    pub(super) fn check(file: &NetworksFile, network: &Configured) -> Result<(), String> {
+        match commands(file, network) {
+            Some(_) => crate::sudoers::may_start(file),
+            None => Ok(()),
         }
     }
 
-    pub(super) fn connected(_network: &vmlan_config::Network, lan: Arc<dyn Lan>) -> Network {
-        Network::Managed(lan)
+    pub(super) fn connected(
+        home: &LimaHome,
+        file: &NetworksFile,
+        network: &Configured,
+    ) -> Result<Network, String> {
+        let Some(commands) = commands(file, network) else {
+            return managed(home, network).map(|lan| Network::Managed(lan));
+        };
+        vmlan_config::socket_path(&commands.socket).map_err(|e| e.to_string())?;
+        let name = &network.name;
+        let label = format!("lima:{name}");
+        let network = SocketVmnet::new(commands, name, &home.networks());
+        Ok(Network::Vmnet { label, network })
+    }
+
+    fn commands(file: &NetworksFile, network: &Configured) -> Option<Commands> {
+        Commands::of(&file.networks, &Platform::detect(), network)
     }
 }

@@ -93,7 +93,8 @@ impl Daemon {
             }
             (mode, _) => {
                 return Err(format!(
-                    "network `{name}` has mode {mode}, which vmlan cannot start yet"
+                    "network `{name}` has mode {mode}: on this system it comes and goes with the \
+                     machines that are on it"
                 ));
             }
         };

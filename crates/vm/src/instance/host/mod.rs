@@ -13,6 +13,7 @@ mod driver;
 mod forwards;
 mod plan;
 mod state;
+mod uplink;
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -25,9 +26,9 @@ use std::time::{Duration, Instant};
 use vmlan_api::Client;
 use vmlan_config::instance::{InstanceConfig, VmType};
 use vmlan_config::{Attachment, HostResolver, LimaHome};
-use vmlan_netd::PidFile;
 #[cfg(target_os = "linux")]
 use vmlan_netd::vmnet::Helper;
+use vmlan_netd::{PidFile, SocketVmnet};
 
 use super::event::{Events, Status};
 use super::info::Health;
@@ -36,6 +37,7 @@ use super::store::Instance;
 use crate::qemu::accel::Accel;
 use driver::{Driver, End, Machine};
 use state::State;
+use uplink::Uplink;
 
 /// What the process is to run.
 #[derive(Debug)]
@@ -66,6 +68,8 @@ pub enum Network {
     /// One whose guests are on a bridge, where root's helper makes the card.
     #[cfg(target_os = "linux")]
     Bridged { lan: Arc<dyn Lan>, helper: Helper },
+    /// A network of socket_vmnet's on macOS, and what it is called in listings.
+    Vmnet { label: String, network: SocketVmnet },
     /// The socket of somebody else's daemon.
     Socket(PathBuf),
     /// QEMU's own network. The names that it is to have come from a resolver of vmlan's.
@@ -80,7 +84,7 @@ impl Network {
             Self::Managed(lan) => Some(lan),
             #[cfg(target_os = "linux")]
             Self::Bridged { lan, .. } => Some(lan),
-            Self::Socket(_) | Self::Slirp(_) | Self::VzNat => None,
+            Self::Vmnet { .. } | Self::Socket(_) | Self::Slirp(_) | Self::VzNat => None,
         }
     }
 }
@@ -147,6 +151,8 @@ fn try_run(spec: &Spec, events: &Arc<Events>) -> Result<(), String> {
     let driver = Driver::find(spec)?;
     let mut plan = plan::make(spec, &driver, &state, events)?;
     let ports = plan.ports.take();
+    let uplinks = plan.users.drain(..).map(|(card, user)| Uplink::keep(card, user, tell.clone()));
+    let uplinks = uplinks.collect::<Result<Vec<_>, _>>()?;
     let mut machine = driver.start(spec, plan, &state, &tell)?;
     let said = format!("booting, {}", machine.how());
     events.tell(Status { progress: Some(said), ..Status::default() });
@@ -156,6 +162,7 @@ fn try_run(spec: &Spec, events: &Arc<Events>) -> Result<(), String> {
     }
     let result = attend(&mut *machine, &messages, &state, events, &files.serial_log());
     drop(machine);
+    drop(uplinks);
     state.finish();
     files.clean();
     for card in &spec.cards {

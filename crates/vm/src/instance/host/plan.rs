@@ -10,8 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use vmlan_config::show_mac;
-use vmlan_netd::DnsServer;
 use vmlan_netd::managed::{Forwarded, Hello};
+use vmlan_netd::{DnsServer, SocketVmnetUser};
 use vmlan_wire::Mac;
 
 use super::super::event::{Events, Status};
@@ -31,6 +31,7 @@ use crate::{agent, ports};
 pub(super) struct Plan {
     pub(super) cards: Vec<Card>,
     pub(super) joined: Vec<(usize, Joining)>,
+    pub(super) users: Vec<(usize, SocketVmnetUser)>,
     /// Where forwards lead to, if a network of vmlan's has them.
     pub(super) ports: Option<ports::Config>,
 }
@@ -78,7 +79,7 @@ pub(super) fn make(
     state: &State,
     events: &Events,
 ) -> Result<Plan, String> {
-    let mut plan = Plan { cards: Vec::new(), joined: Vec::new(), ports: None };
+    let mut plan = Plan { cards: Vec::new(), joined: Vec::new(), users: Vec::new(), ports: None };
     let (mut host, mut local_dns) = (None, None);
     for (i, card) in spec.cards.iter().enumerate() {
         let attachment = &card.attachment;
@@ -139,6 +140,11 @@ pub(super) fn make(
                 plan.joined.push((i, joining));
                 (Wire::Tap(tap), addresses)
             }
+            Network::Vmnet { label, network } => {
+                let user = network.join().map_err(|e| format!("network {label}: {e}"))?;
+                plan.users.push((i, user));
+                (Wire::Stream(network.socket().to_owned()), Vec::new())
+            }
             Network::Socket(path) => {
                 // It would go on in silence, without a network.
                 if !driver.connects_again()
@@ -198,6 +204,7 @@ fn forwards(spec: &Spec, state: &State, guest: Ipv4Addr) -> ports::Config {
 fn label(network: &Network) -> String {
     match network {
         Network::Socket(path) => format!("socket:{}", path.display()),
+        Network::Vmnet { label, .. } => label.clone(),
         Network::VzNat => "vzNAT".into(),
         network => network.lan().map_or_else(|| "slirp".into(), |lan| lan.label()),
     }
