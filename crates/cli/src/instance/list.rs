@@ -1,4 +1,4 @@
-//! `vmlan list`: machines, and commands that run on networks by name.
+//! `vmlan list`: machines, and other guests of networks by name.
 
 use std::fs;
 use std::net::IpAddr;
@@ -21,7 +21,9 @@ use crate::Failure;
 use crate::place;
 use crate::table::table;
 
-/// List machines, and commands that `vmlan run --name` has put on networks.
+/// List machines, and other guests of running networks that have names.
+///
+/// These are commands of `vmlan run --name`, and machines that somebody has connected by hand.
 ///
 /// The exit code is 1 if one that is named is not there.
 #[derive(Debug, clap::Args)]
@@ -38,7 +40,7 @@ pub(crate) struct Args {
     quiet: bool,
 }
 
-/// A machine or command, with the fields that `limactl list --json` has, and vmlan's own.
+/// A machine or another guest, with the fields that `limactl list --json` has, and vmlan's own.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Row {
@@ -77,7 +79,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     });
     let mut rows: Vec<Row> =
         store.all()?.iter().map(|instance| machine(&store, &layers, instance)).collect();
-    rows.extend(commands(&rows));
+    rows.extend(others(&rows));
     rows.sort_by(|a, b| a.name.cmp(&b.name));
     let missing = |name: &&String| !rows.iter().any(|row| row.name == **name);
     let missing: Vec<_> = args.names.iter().filter(missing).cloned().collect();
@@ -172,13 +174,13 @@ fn vm_type(config: &InstanceConfig, instance: &Instance) -> &'static str {
     chosen.unwrap_or(VmType::Qemu).name()
 }
 
-/// Whether a command on a network is called so.
-pub(super) fn is_command(name: &str) -> bool {
-    commands(&[]).iter().any(|row| row.name == name)
+/// Whether another guest of a network is called so.
+pub(super) fn is_guest(name: &str) -> bool {
+    others(&[]).iter().any(|row| row.name == name)
 }
 
-/// Commands on networks: a guest with a name that is no machine's.
-fn commands(machines: &[Row]) -> Vec<Row> {
+/// Guests with a name that is no machine's.
+fn others(machines: &[Row]) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     for network in place::running().unwrap_or_default() {
         let guests: Vec<Guest> = network.client.get("/v1/guests").unwrap_or_default();
@@ -187,6 +189,8 @@ fn commands(machines: &[Row]) -> Vec<Row> {
             if machines.iter().any(|row| row.name == name) {
                 continue;
             }
+            // A machine that somebody has connected by hand is on a socket.
+            let is_ours = guest.link == "tap";
             let joined = Network {
                 network: format!("lima:{}", network.name),
                 interface: String::new(),
@@ -202,8 +206,8 @@ fn commands(machines: &[Row]) -> Vec<Row> {
                     status: Status::Running.name(),
                     health: "ready",
                     dir: String::new(),
-                    vm_type: "netns",
-                    arch: std::env::consts::ARCH,
+                    vm_type: if is_ours { "netns" } else { "" },
+                    arch: if is_ours { std::env::consts::ARCH } else { "" },
                     cpus: 0,
                     memory: 0,
                     disk: 0,
@@ -245,7 +249,7 @@ fn shown(rows: &[Row]) -> String {
             row.name.clone(),
             status,
             port,
-            row.vm_type.into(),
+            or_none(row.vm_type.into()),
             or_none(row.arch.into()),
             or_none(networks.join(",")),
             or_none(addresses.join(",")),

@@ -42,9 +42,9 @@ fn find(store: &Store, name: &str) -> Result<Instance, Failure> {
     if let Some(instance) = store.find(name)? {
         return Ok(instance);
     }
-    if list::is_command(name) {
+    if list::is_guest(name) {
         return Err(Failure::Failed(format!(
-            "`{name}` is a command of `vmlan run`, not a machine: it ends where it was started"
+            "`{name}` is a guest that `vmlan start` has not made: it ends where it was started"
         )));
     }
     let names: Vec<String> = store.all()?.into_iter().map(|instance| instance.name).collect();

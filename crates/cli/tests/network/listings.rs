@@ -156,8 +156,8 @@ fn whoever_closes_standard_output_has_seen_enough() {
 fn what_is_not_there_is_said_with_what_there_is() {
     let (lab, _guest) = full();
     for (line, code, text) in [
-        ("stop web", 1, "`web` is a command of `vmlan run`, not a machine"),
-        ("delete web", 1, "`web` is a command of `vmlan run`, not a machine"),
+        ("stop web", 1, "`web` is a guest that `vmlan start` has not made"),
+        ("delete web", 1, "`web` is a guest that `vmlan start` has not made"),
         ("shell nosuch true", 1, "there is no instance `nosuch`: none has been made yet"),
         ("delete nosuch", 1, "there is no instance `nosuch`: none has been made yet"),
         ("start nosuch", 1, "there is no instance and no template `nosuch`; templates are default"),

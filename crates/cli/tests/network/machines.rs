@@ -2,7 +2,7 @@
 //! called.
 
 use std::io::{Read, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -47,9 +47,8 @@ impl Machine {
         let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
         ip[10..12].copy_from_slice(&sum.to_be_bytes());
         let udp = [&[0, 68, 0, 67][..], &len(8), &[0, 0]].concat();
-        let frame = [&[255; 6][..], &self.mac, &[8, 0], &ip, &udp, &bootp].concat();
-        let length = u32::try_from(frame.len()).unwrap().to_be_bytes();
-        self.stream.write_all(&[&length[..], &frame].concat()).unwrap();
+        let mac = self.mac;
+        self.put(&[&[255; 6], &mac, &[8, 0], &ip, &udp, &bootp]);
     }
 
     /// The address in the next answer.
@@ -100,4 +99,85 @@ fn machines_have_the_names_that_they_say() {
     eventually("the name's return", || (look("builder") == "10.71.0.4").then_some(()));
     drop(first);
     eventually("the next with the name", || (look("builder") == other).then_some(()));
+}
+
+/// The beginning of the network's IPv6 addresses.
+const PREFIX: &str = "fd76:6d6c:a47:0";
+
+/// What is looked for is what the network has seen, whoever would like it to see something else.
+#[test]
+fn a_machines_name_has_the_ipv6_address_that_it_uses() {
+    let lab = Lab::new();
+    assert_eq!(lab.0.network(&["start", "lab"]).quiet(), "");
+    let look = |name: &str| {
+        let host = format!("lima-{name}.internal");
+        let said = lab.0.vmlan(&["dns", "query", "--network", "lab", &host, "AAAA"], "").out;
+        let record = said.lines().find(|line| line.contains("\tAAAA\t"))?.to_owned();
+        Some(record.rsplit('\t').next()?.parse::<Ipv6Addr>().unwrap())
+    };
+    let address = |text: &str| format!("{PREFIX}{text}").parse::<Ipv6Addr>().unwrap();
+    let mut first = Machine::connect(&lab, 1);
+    first.lease("builder");
+    assert_eq!(look("builder"), None);
+    let own = address(":1234::1");
+    first.asks_for("2001:db8::1".parse().unwrap());
+    first.asks_for(own);
+    eventually("the address", || (look("builder") == Some(own)).then_some(()));
+    let pointer = lab.0.vmlan(&["dns", "query", "--network", "lab", &own.to_string()], "").out;
+    assert!(pointer.contains("lima-builder.internal"), "{pointer}");
+    assert!(lab.0.vmlan(&["list"], "").quiet().contains(&own.to_string()));
+
+    let mut thief = Machine::connect(&lab, 2);
+    thief.lease("thief");
+    let (gateway, other) = (address("::1"), address(":4321::1"));
+    for wish in [own, gateway, other] {
+        thief.asks_for(wish);
+    }
+    eventually("the other address", || (look("thief") == Some(other)).then_some(()));
+    assert_eq!(look("builder"), Some(own));
+
+    // Lies are counted, and shown with whose they are.
+    for _ in 0..3 {
+        thief.says_it_is([10, 71, 0, 1]);
+    }
+    let shown = || {
+        let said = lab.0.network(&["show", "lab"]).quiet();
+        let of =
+            |start: &str| said.lines().any(|l| l.starts_with(start) && l.contains("3 spoofed"));
+        (of("dropped") && of("guest       thief,")).then_some(())
+    };
+    eventually("the lies in the listing", shown);
+}
+
+impl Machine {
+    /// Asks whether anybody has an address, which it would like to have (RFC 4862 section 5.4).
+    fn asks_for(&mut self, wish: Ipv6Addr) {
+        let [.., a, b, c] = wish.octets();
+        let group = Ipv6Addr::from_bits(
+            Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 0).to_bits()
+                | u128::from_be_bytes([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c]),
+        );
+        let mut message = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &wish.octets()].concat();
+        let pseudo = [&group.octets()[..], &[0, 24, 0, 58], &message].concat();
+        let sum: u32 =
+            pseudo.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+        let sum = (sum & 0xffff) + (sum >> 16);
+        message[2..4].copy_from_slice(&(!u16::try_from(sum).unwrap()).to_be_bytes());
+        let head = [&[0x60, 0, 0, 0, 0, 24, 58, 255][..], &[0; 16], &group.octets()].concat();
+        let mac = self.mac;
+        self.put(&[&[0x33, 0x33, 0xff, a, b, c], &mac, &[0x86, 0xdd], &head, &message]);
+    }
+
+    /// Tells everybody that an address is its own (RFC 826).
+    fn says_it_is(&mut self, address: [u8; 4]) {
+        let kind = [8, 6, 0, 1, 8, 0, 6, 4, 0, 2];
+        let mac = self.mac;
+        self.put(&[&[255; 6], &mac, &kind, &mac, &address, &[255; 6], &address]);
+    }
+
+    fn put(&mut self, parts: &[&[u8]]) {
+        let frame = parts.concat();
+        let length = u32::try_from(frame.len()).unwrap().to_be_bytes();
+        self.stream.write_all(&[&length[..], &frame].concat()).unwrap();
+    }
 }
