@@ -54,11 +54,15 @@ fn a_machine_without_iptables_keeps_the_names_of_qemus_network() {
     let host = MachineHost::new();
     nameserver::serve(&host.outside, OUTSIDE);
     host.describe("one", Image::Small, "");
-    let said = host.run("vmlan start --user-network=slirp one.yaml 2>&1");
+    let said = host.run("env -u USER vmlan start --user-network=slirp one.yaml 2>&1");
     assert!(said.contains("UDP") && said.contains("not forwarded"), "{said}");
     assert!(!said.contains("no agent"), "{said}");
     assert!(said.contains("eth0\tslirp\t192.168.5.15"), "{said}");
     assert!(host.guest("one", "nslookup -type=a known.test").contains("203.0.113.7"));
+    // The caller's account says who that is, if nothing else does.
+    assert_eq!(host.run("vmlan shell one id -un"), "vmlan-test");
+    let one = host.listed("one").expect("a machine");
+    assert_eq!((one["cpus"].as_u64(), one["memory"].as_u64()), (Some(1), Some(256 << 20)));
     comes_and_goes(&host, &|script| host.guest("one", script));
     host.run("vmlan stop one");
     host.await_end("vmlan");

@@ -127,8 +127,13 @@ fn machine(store: &Store, layers: &Layers, instance: &Instance) -> Row {
         dir: files.dir.display().to_string(),
         vm_type: config.as_ref().map_or("", |config| vm_type(config, instance)),
         arch: config.as_ref().map_or("", |config| config.arch.name()),
-        cpus: if running { info.cpus } else { config.as_ref().map_or(0, cpus) },
-        memory: if running { info.memory } else { config.as_ref().map_or(0, size::memory) },
+        // A host agent that has just begun does not know yet.
+        cpus: if info.cpus != 0 { info.cpus } else { config.as_ref().map_or(0, cpus) },
+        memory: if info.memory != 0 {
+            info.memory
+        } else {
+            config.as_ref().map_or(0, size::memory)
+        },
         disk: config.as_ref().map_or(0, |config| config.disk),
         network: networks_of(&source),
         ssh_local_port: info.ssh_local_port,
