@@ -1,6 +1,7 @@
 //! An interface from its start to its end.
 
 use std::ffi::{CString, c_char};
+use std::net::Ipv4Addr;
 use std::ptr::null;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::sleep;
@@ -24,6 +25,8 @@ pub enum StartError {
     NeedsMacos26,
     #[error("on a network of mode bridged, DHCP is somebody else's: there is none to switch off")]
     BridgedDhcp,
+    #[error("on a network without DHCP, macOS is the first address, {0}, and no other")]
+    Gateway(Ipv4Addr),
     #[error("the name of the interface has a zero in it")]
     Name,
     #[error("no randomness: {0}")]

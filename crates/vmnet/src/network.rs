@@ -52,9 +52,14 @@ impl Network {
         // SAFETY: the configuration was made above.
         unsafe { disable_dhcp(configuration) };
         if let Some((gateway, _, mask)) = options.range {
-            let (gateway, mask) = (address(gateway), address(mask));
+            let subnet = gateway & mask;
+            let first = Ipv4Addr::from_bits(subnet.to_bits() | 1);
+            if gateway != first {
+                return Err(StartError::Gateway(first));
+            }
+            let (subnet, mask) = (address(subnet), address(mask));
             // SAFETY: both addresses are read and no pointer is kept.
-            check(unsafe { set_subnet(configuration, &raw const gateway, &raw const mask) })?;
+            check(unsafe { set_subnet(configuration, &raw const subnet, &raw const mask) })?;
         }
         if let Some(prefix) = options.nat66_prefix {
             let prefix = libc::in6_addr { s6_addr: prefix.octets() };
