@@ -67,9 +67,10 @@ impl Interfaces {
         Ok(self.all()?.into_iter().find(|link| link.name == name))
     }
 
-    /// What there is of the guests of a network.
+    /// What there is of the guests of a network, and what nobody's is because its maker was killed.
     pub(super) fn ports_of(&mut self, network: &str) -> Result<Vec<Link>, String> {
-        let ours = |link: &Link| link.name.starts_with(PORT) && link.alias == network;
+        let is_its = |alias: &str| alias == network || alias.is_empty();
+        let ours = |link: &Link| link.name.starts_with(PORT) && is_its(&link.alias);
         Ok(self.all()?.into_iter().filter(ours).collect())
     }
 

@@ -22,6 +22,9 @@ const MADE: &str = "made\n";
 /// A network's state is in a file of its bridge's name with this at the end.
 const SUFFIX: &str = ".state";
 
+/// At the end of the name of a file that is being written.
+const NEW: &str = ".new";
+
 /// The directory, locked.
 #[derive(Debug)]
 pub(super) struct Store {
@@ -64,7 +67,8 @@ impl Store {
     /// `None` if somebody has taken the directory away in the meantime.
     fn lock(dir: OwnedFd, made: bool) -> Result<Option<Self>, String> {
         let what = || format!("lock {DIR}/{LOCK}");
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Programs that are run have it too: one that outlives this process is waited for.
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW;
         let lock = match rustix::fs::openat(&dir, LOCK, flags, Mode::from_raw_mode(0o600)) {
             Err(Errno::NOENT) => return Ok(None),
             lock => lock.map_err(doing(what()))?,
@@ -81,7 +85,15 @@ impl Store {
         if made {
             lock.write_all(MADE.as_bytes()).map_err(doing(what()))?;
         }
-        Ok(Some(Self { dir, lock }))
+        let store = Self { dir, lock };
+        store.sweep()?;
+        Ok(Some(store))
+    }
+
+    /// Removes what one that was killed has not finished writing.
+    fn sweep(&self) -> Result<(), String> {
+        let is_half = |name: &&String| name.starts_with(PREFIX) && name.ends_with(NEW);
+        self.names()?.iter().filter(is_half).try_for_each(|name| self.remove_text(name))
     }
 
     pub(super) fn read(&self, bridge: &Bridge) -> Result<Option<State>, String> {
@@ -126,7 +138,7 @@ impl Store {
     /// Replaces a file whole.
     pub(super) fn write_text(&self, name: &str, text: &str) -> Result<(), String> {
         let what = || format!("write {DIR}/{name}");
-        let new = format!("{name}.new");
+        let new = format!("{name}{NEW}");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
         let mode = Mode::from_raw_mode(0o644);
         let file = rustix::fs::openat(&self.dir, &new, flags | OFlags::CLOEXEC, mode);

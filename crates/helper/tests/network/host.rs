@@ -204,6 +204,13 @@ impl Helper {
         sendmsg(&self.socket, &bytes, &mut beside, SendFlags::NOSIGNAL).unwrap();
     }
 
+    /// Kills it after a while, unless it has ended.
+    pub(crate) fn kill_after(mut self, time: Duration) {
+        std::thread::sleep(time);
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// What it answers, or why it failed.
     pub(crate) fn end(self) -> Result<(String, Option<OwnedFd>), String> {
         told(&self.child.wait_with_output().unwrap())?;

@@ -1,5 +1,7 @@
 //! Networks that come and go, what guests reach on them, and that nothing is left behind.
 
+use std::os::fd::AsFd;
+
 use crate::host::{Guest, Host, OTHER, USER};
 
 pub(crate) const SHARED: &str = "--bridge=vmlan-shared --mode=shared --gateway=192.168.105.1/24 \
@@ -171,4 +173,26 @@ fn the_directory_of_others_is_left_there() {
     drop(host.start(USER, HOST));
     host.run(USER, "stop --bridge=vmlan-host").unwrap();
     host.listing().assert_same(&before);
+}
+
+#[test]
+fn a_helper_that_is_killed_half_way_is_cleaned_up_after() {
+    let (host, _outside) = with_outside();
+    host.sh("nft 'table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; }; }'
+         mkdir /run/lima");
+    let before = host.listing();
+    let own = Guest::new(USER);
+    for step in 0..24 {
+        let time = std::time::Duration::from_millis(2 * step);
+        // While it makes the network, gives out a card, undoes the network.
+        host.helper(USER, &format!("start {SHARED}")).kill_after(time);
+        let tap = host.start(USER, SHARED);
+        let attach = host.helper(USER, "attach --bridge=vmlan-shared");
+        attach.say("veth eth0 52:55:55:00:00:01", Some(own.0.network().as_fd()));
+        attach.kill_after(time);
+        drop(tap);
+        host.helper(USER, "stop --bridge=vmlan-shared").kill_after(time);
+        host.run(USER, "stop --bridge=vmlan-shared").unwrap();
+        host.listing().assert_same(&before);
+    }
 }
