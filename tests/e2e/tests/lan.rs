@@ -184,7 +184,9 @@ fn after_a_crash_the_next_user_undoes_it() {
     let before = host.listing();
     let mut guest = host.guest("lima:lan", "one");
     let pid = host.run(As::Root, "cat /run/home/.lima/_networks/lan/usernet_lan.pid");
-    // Its processes with it, so that no one of them brings up another.
+    // Its processes with it, so that no one of them brings up another; and nobody gets to see the
+    // others go.
+    host.run(As::Root, &format!("kill -STOP {pid}"));
     guest.process.signal(Signal::STOP);
     let children = format!("kill -9 $(cat /proc/{0}/task/{0}/children)", guest.process.id());
     host.run(As::Root, &children);
