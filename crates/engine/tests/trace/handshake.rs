@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use vmlan_testkit::packet::{ACK, RST, SYN, TcpOption};
 use vmlan_testkit::trace::ISS;
-use vmlan_testkit::{Pattern, Remote, Trace};
+use vmlan_testkit::{LinkOptions, Pattern, Remote, Trace, World};
 
 use crate::{MS, SEC, SOON, sends};
 
@@ -16,10 +16,18 @@ fn the_handshake_waits_for_the_host_and_carries_every_option() {
     t.world.run_for(MS);
     let syn_ack = t.expect();
     assert_eq!((syn_ack.flags, syn_ack.ack), (SYN | ACK, ISS + 1));
-    let mss = t.world.engine.config().mtu - 40;
-    assert_eq!(syn_ack.mss(), Some(mss));
+    assert_eq!(t.world.engine.config().mtu, 65_520);
+    assert_eq!(syn_ack.mss(), Some(15 * 4096), "whole pages of what fits");
     assert!(syn_ack.window_scale().is_some());
     assert!(syn_ack.options.contains(&TcpOption::SackPermitted));
+}
+
+#[test]
+fn a_guest_whose_link_makes_the_segments_is_offered_all_that_fits() {
+    let link = LinkOptions::offload(65_520).unfinished();
+    let mut t = Trace::with(World::new(1), link, Remote::accept());
+    t.syn();
+    assert_eq!(t.expect().mss(), Some(65_480));
 }
 
 #[test]

@@ -195,7 +195,7 @@ impl Flow {
     pub(super) fn take_offer(&mut self, net: &Net, offer: &Offer) {
         let caps = net.port_of(self.mac).and_then(|port| net.switch.caps(port));
         self.rcv.summed = caps.is_some_and(|caps| !caps.checksum);
-        let own = own_mss(net.config.mtu, self.key.guest.is_ipv6());
+        let own = own_mss(net, self.mac, self.key.guest.is_ipv6());
         // RFC 9293 section 3.7.1: 536 without the option; tiny values would make tiny segments.
         self.snd.mss = offer.mss.unwrap_or(536).clamp(64, own);
         if let Some(shift) = offer.window_scale {
