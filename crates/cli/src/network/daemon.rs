@@ -117,6 +117,10 @@ impl Daemon {
             drop(self.ensure().map_err(|e| e.to_string())?);
             match Client::new(&self.paths.endpoint).post("/v1/hold", &()) {
                 Ok(()) => break,
+                // It takes guests before it has found that it cannot go on.
+                Err(ClientError::NoDaemon) if last => {
+                    return Err(managed::why_ended(&self.paths, 0).to_string());
+                }
                 Err(e) if last => return Err(e.to_string()),
                 Err(_) => {}
             }

@@ -67,7 +67,7 @@ pub fn ensure(
         if !running {
             // The first may have met a daemon that was about to end.
             if child.is_some() && begun.elapsed() > SUCCESSION {
-                return Err(failed(paths, said));
+                return Err(why_ended(paths, said));
             }
             if child.is_some() {
                 thread::sleep(Duration::from_millis(100));
@@ -80,7 +80,7 @@ pub fn ensure(
                 let _ = child.kill();
                 let _ = child.wait();
             }
-            return Err(failed(paths, said));
+            return Err(why_ended(paths, said));
         }
         thread::sleep(LOOK);
     }
@@ -127,7 +127,7 @@ fn lock_until(dir: &Path, end: Instant) -> Result<File, EnsureError> {
 
 /// Why the daemon has ended: what it has said since its log had this length, unless it could not
 /// even say it.
-fn failed(paths: &NetworkPaths, before: u64) -> EnsureError {
+pub fn why_ended(paths: &NetworkPaths, before: u64) -> EnsureError {
     if let Err(source) = try_write(&paths.dir) {
         return EnsureError::Write { path: paths.dir.clone(), source };
     }

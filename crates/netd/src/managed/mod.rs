@@ -14,6 +14,6 @@ mod message;
 
 pub use client::{JoinError, Joined, ask, join, stay, until_joined};
 pub use end::end;
-pub use ensure::{EnsureError, ensure, lock, reap};
+pub use ensure::{EnsureError, ensure, lock, reap, why_ended};
 pub(crate) use joins::Joins;
 pub use message::{Forwarded, Hello, Welcome};
