@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use vmlan_e2e::instances::{Image, PATIENT};
+use vmlan_e2e::netns::SOON;
 use vmlan_e2e::process::eventually;
 use vmlan_e2e::server::serve_one;
 use vmlan_e2e::world::{OUTSIDE, OUTSIDE6};
@@ -29,7 +30,8 @@ fn debian_is_started_used_and_started_again() {
     let host = MachineHost::new();
     nameserver::serve(&host.outside, OUTSIDE);
     host.run(
-        "openssl req -x509 -newkey ed25519 -nodes -keyout /dev/null -out ca.pem -subj /CN=test 2>&1",
+        "openssl req -x509 -newkey ed25519 -nodes -keyout key.pem -out ca.pem -subj /CN=test \
+         -addext subjectAltName=DNS:host.lima.internal 2>&1",
     );
     host.describe("deb", Image::Debian, LINES);
     let said = host.run("http_proxy=http://127.0.0.1:3128 vmlan start deb.yaml 2>&1");
@@ -65,6 +67,13 @@ fn debian_is_started_used_and_started_again() {
     let line = host.run("sed -n 2p ca.pem");
     sh(&format!("echo '{line}' | sudo tee /run/vmlan-ca"));
     assert_eq!(sh(trusted), "1");
+    host.run(
+        "openssl s_server -quiet -www -accept 127.0.0.1:4433 -cert ca.pem -key key.pem \
+              </dev/null >/dev/null 2>&1 &",
+    );
+    let ask =
+        "import urllib.request as u; print(u.urlopen(\"https://host.lima.internal:4433\").status)";
+    host.until(&format!("vmlan shell deb python3 -c '{ask}' | grep 200"), SOON);
     assert_eq!(sh("sudo cat /root/system; cat user"), "0\nvmlan-test");
 
     // TCP both ways, over both versions of IP.
