@@ -81,6 +81,9 @@ impl Tenant {
                 ));
             }
             tenant.turn(now)?;
+            if tenant.lease.is_some() {
+                break;
+            }
             let left = tenant.next.min(end).saturating_duration_since(Instant::now());
             let mut fds: Vec<_> = tenant
                 .fd()
