@@ -272,6 +272,8 @@ fn diagnostic(error: &Error, text: &str) -> Diagnostic {
             Diagnostic::error("this must be a mapping", at).help("lines of the form `name: value`")
         }
         "expected string scalar" => Diagnostic::error("this must be a single value", at),
+        "invalid boolean" => Diagnostic::error("this must be `true` or `false`", at),
+        "invalid u32" | "invalid i64" => Diagnostic::error("this must be a whole number", at),
         _ => Diagnostic::error(message, at),
     }
 }
