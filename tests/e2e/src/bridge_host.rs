@@ -280,19 +280,29 @@ impl RunningGuest {
 
     /// A process of the guest's.
     fn init(&self) -> String {
-        let children = |pid: &str| {
-            let path = format!("/proc/{pid}/task/{pid}/children");
-            std::fs::read_to_string(path).unwrap_or_default()
-        };
-        let mut found = vec![self.process.id().to_string()];
         let own = std::fs::read_link("/proc/self/ns/pid").expect("a namespace");
-        while let Some(pid) = found.pop() {
+        for pid in self.processes() {
             let namespace = std::fs::read_link(format!("/proc/{pid}/ns/pid"));
             if namespace.is_ok_and(|namespace| namespace != own) {
                 return pid;
             }
-            found.extend(children(&pid).split_whitespace().map(str::to_owned));
         }
         panic!("the guest has no process: {}", self.process.stderr())
+    }
+    /// `vmlan run`, and all that it has started.
+    pub fn processes(&self) -> Vec<String> {
+        let mut found = vec![self.process.id().to_string()];
+        let mut looked_at = 0;
+        while let Some(pid) = found.get(looked_at) {
+            looked_at += 1;
+            // Each of its threads has children of its own.
+            let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+            let children = threads.flatten().map(|thread| {
+                std::fs::read_to_string(thread.path().join("children")).unwrap_or_default()
+            });
+            let children: Vec<String> = children.collect();
+            found.extend(children.iter().flat_map(|c| c.split_whitespace()).map(str::to_owned));
+        }
+        found
     }
 }

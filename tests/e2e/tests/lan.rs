@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use rustix::process::Signal;
 use vmlan_e2e::{As, BridgeHost, RunningGuest};
 
 /// A LAN with a machine that is DHCP server, router and another host: 10.9.0.2, fd09::/64. The
@@ -184,14 +183,9 @@ fn after_a_crash_the_next_user_undoes_it() {
     let before = host.listing();
     let mut guest = host.guest("lima:lan", "one");
     let pid = host.run(As::Root, "cat /run/home/.lima/_networks/lan/usernet_lan.pid");
-    // Its processes with it, so that no one of them brings up another; and nobody gets to see the
-    // others go.
-    host.run(As::Root, &format!("kill -STOP {pid}"));
-    guest.process.signal(Signal::STOP);
-    let children = format!("kill -9 $(cat /proc/{0}/task/{0}/children)", guest.process.id());
-    host.run(As::Root, &children);
-    host.run(As::Root, &format!("kill -9 {pid}"));
-    guest.process.signal(Signal::KILL);
+    // All at once, so that none of them undoes something or brings up another.
+    let all = format!("{} {pid}", guest.processes().join(" "));
+    host.run(As::Root, &format!("kill -STOP {all}; kill -KILL {all}"));
     guest.process.wait(Duration::from_secs(10));
     host.run(As::Root, "ip link show vmlan-lan && test -e /run/lima");
     host.run(As::User, "vmlan run --network lima:lan -- ping -c 1 -W 2 10.9.0.2");
