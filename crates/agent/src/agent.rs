@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use vmlan_agent::message::{Orders, Report, State};
 
+use crate::cards;
 use crate::channel::{Channel, TOKEN};
 use crate::lifts::Lifts;
 use crate::listeners::Watch;
@@ -74,6 +75,7 @@ impl Agent {
                 self.state.heard = orders.number;
                 if self.orders.is_none() {
                     self.state.listeners = self.watch.list(|listener| self.lifts.owns(listener));
+                    self.state.cards = cards::list();
                 }
                 self.state.lifts = self.lifts.list();
                 self.orders = Some(orders);
@@ -100,7 +102,8 @@ impl Agent {
         let Some(orders) = self.orders.as_ref().filter(|_| self.channel.is_there()) else { return };
         self.lifts.follow(&self.poll, orders);
         let listeners = self.watch.list(|listener| self.lifts.owns(listener));
-        let state = State { heard: orders.number, listeners, lifts: self.lifts.list() };
+        let (lifts, cards) = (self.lifts.list(), cards::list());
+        let state = State { heard: orders.number, listeners, lifts, cards };
         self.is_news |= state != self.state;
         self.state = state;
     }

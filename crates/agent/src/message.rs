@@ -23,6 +23,9 @@ pub enum Proto {
     Udp,
 }
 
+/// Most cards that a report tells of.
+pub const MAX_CARDS: usize = 64;
+
 /// A socket of the guest that waits for clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Listener {
@@ -83,6 +86,17 @@ pub struct State {
     pub listeners: Vec<Listener>,
     /// Lifts that are in place.
     pub lifts: Vec<Lift>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cards: Vec<Card>,
+}
+
+/// A network card of the machine's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Card {
+    /// In lower case, with colons.
+    pub mac: String,
+    /// Those that are not link-local.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A port at the guest's own address that leads to a place.
@@ -100,11 +114,13 @@ mod tests {
     fn lines() {
         let listener = Listener { proto: Proto::Udp, at: "[::1]:53".parse().unwrap(), dual: false };
         let lift = Lift { to: Target::Unix("/run/x".into()), port: 40000 };
-        let state = State { heard: 7, listeners: vec![listener], lifts: vec![lift] };
+        let card = Card { mac: "52:55:55:00:00:01".into(), addresses: vec![[10, 9, 0, 2].into()] };
+        let (listeners, lifts, cards) = (vec![listener], vec![lift], vec![card]);
+        let state = State { heard: 7, listeners, lifts, cards };
         let line = serde_json::to_string(&Report::State(state)).unwrap();
         assert_eq!(
             line,
-            r#"{"state":{"heard":7,"listeners":[{"proto":"udp","at":"[::1]:53"}],"lifts":[{"to":{"unix":"/run/x"},"port":40000}]}}"#
+            r#"{"state":{"heard":7,"listeners":[{"proto":"udp","at":"[::1]:53"}],"lifts":[{"to":{"unix":"/run/x"},"port":40000}],"cards":[{"mac":"52:55:55:00:00:01","addresses":["10.9.0.2"]}]}}"#
         );
         let orders: Orders =
             serde_json::from_str(r#"{"number":1,"at":"192.168.5.15","from":["192.168.5.2"]}"#)

@@ -184,6 +184,29 @@ fn two_machines_of_a_network_reach_each_other_by_name() {
     host.await_end("vmlan");
 }
 
+/// Nobody but the machine knows what it was given there.
+#[test]
+fn a_machines_addresses_on_networks_of_others_are_shown() {
+    let host = MachineHost::new();
+    let other = "/run/home/other.sock";
+    host.run(&format!(
+        "vmlan netd --subnet 10.9.0.0/24 --listen-qemu {other} >/dev/null 2>&1 &
+         until [ -S {other} ]; do sleep 0.05; done"
+    ));
+    let said = host.start("one", &format!("networks:\n- socket: {other}"));
+    assert!(said.contains(&format!("lima0\tsocket:{other}\t10.9.0.15")), "{said}");
+    assert!(host.guest("one", "ip -4 address show dev lima0").contains("10.9.0.15/"));
+    let shown = |what: &str| {
+        let list = host.run("vmlan list one");
+        assert_eq!(list.matches(what).count(), 1, "{list}");
+    };
+    shown("10.9.0.15");
+    // It follows what becomes of it.
+    host.guest("one", "ip address add 10.9.0.77/24 dev lima0");
+    host.until("vmlan list one | grep 10.9.0.77", SOON);
+    shown("10.9.0.15");
+}
+
 #[test]
 fn a_start_that_is_interrupted_leaves_nothing_running() {
     let host = MachineHost::new();

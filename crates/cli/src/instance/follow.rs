@@ -20,6 +20,9 @@ const LOOK: Duration = Duration::from_millis(25);
 /// For a host agent to say that it is there.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// For the machine to tell the addresses that others give it.
+const TOLD: Duration = Duration::from_secs(3);
+
 /// Starts the host agent, if the instance does not run. The caller has the instance's lock. Returns
 /// whether it did.
 pub(super) fn spawn(instance: &Instance) -> Result<bool, Failure> {
@@ -55,6 +58,20 @@ pub(super) fn spawn(instance: &Instance) -> Result<bool, Failure> {
         thread::sleep(LOOK);
     }
     Ok(true)
+}
+
+/// What is known of a machine that runs as soon as each of its cards has an address, or a moment later.
+pub(super) fn with_addresses(instance: &Instance, mut info: Info) -> Info {
+    let end = Instant::now() + TOLD;
+    let is_awaited =
+        |info: &Info| info.networks.iter().any(|n| n.addresses.is_empty() && n.problem.is_none());
+    while is_awaited(&info) && Instant::now() < end {
+        thread::sleep(LOOK);
+        // Whoever does not answer any more has nothing new to say.
+        let Ok(newer) = Info::ask(&instance.files) else { break };
+        info = newer;
+    }
+    info
 }
 
 fn has_ended(child: &mut Child) -> bool {

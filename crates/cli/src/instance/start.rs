@@ -245,7 +245,7 @@ fn boot(instance: &Instance, timeout: Duration) -> Result<ExitCode, Failure> {
     if !own && is.info.is_some_and(|info| info.health != Health::Booting) {
         crate::tell(&format!("{}: runs already", instance.name));
     }
-    crate::print(&summary(instance, &info))
+    crate::print(&summary(instance, &follow::with_addresses(instance, info)))
 }
 
 /// A line for each network, and how one gets in.

@@ -57,7 +57,7 @@ pub struct Network {
     pub network: String,
     pub interface: String,
     pub mac: String,
-    /// As far as vmlan gives them.
+    /// As vmlan gives them, else as the machine tells.
     pub addresses: Vec<IpAddr>,
     /// Why it is not connected.
     #[serde(default, skip_serializing_if = "Option::is_none")]

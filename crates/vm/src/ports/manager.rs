@@ -182,6 +182,9 @@ impl Manager {
                 if state.heard == 0 || state.heard > self.orders.number {
                     return;
                 }
+                if state.cards != self.state.cards {
+                    (self.events)(PortEvent::Cards(state.cards.clone()));
+                }
                 self.state = state;
                 if self.agent.replace(Instant::now()).is_none() {
                     (self.events)(PortEvent::AgentUp);

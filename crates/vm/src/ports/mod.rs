@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-pub use vmlan_agent::message::Target;
+pub use vmlan_agent::message::{Card, Target};
 use vmlan_api::Client;
 use vmlan_config::instance::forwards::Forwards;
 
@@ -88,6 +88,8 @@ pub enum PortEvent {
         port: Port,
         why: String,
     },
+    /// The machine's cards, as its agent has seen them last.
+    Cards(Vec<Card>),
     /// The machine's agent answers.
     AgentUp,
     /// It does not any more.

@@ -22,6 +22,7 @@ pub(super) fn start(
             PortEvent::Opened(port) => of("forwarding", port, ""),
             PortEvent::Closed(port) => of("stopping", port, ""),
             PortEvent::Conflict { port, why } => of("failed", port, why),
+            PortEvent::Cards(cards) => return state.set_cards(cards.clone()),
             PortEvent::AgentUp => return state.set_note(None),
             PortEvent::AgentDown => return,
             PortEvent::SshStandsIn => {

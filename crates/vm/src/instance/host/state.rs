@@ -4,13 +4,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::super::info::{Health, Info, Network, Port};
-use crate::ports::Ports;
+use crate::ports::{Card, Ports};
+
+/// Most addresses of a card that are told of.
+const MAX_SEEN: usize = 16;
 
 /// Shared between the threads.
 #[derive(Debug, Default)]
 pub(super) struct State {
     info: Mutex<Info>,
     ports: Mutex<Option<Ports>>,
+    /// As the machine's agent tells of them.
+    cards: Mutex<Vec<Card>>,
     over: AtomicBool,
 }
 
@@ -23,6 +28,10 @@ impl State {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn cards(&self) -> MutexGuard<'_, Vec<Card>> {
+        self.cards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn snapshot(&self) -> Info {
         let ports = self.ports().as_ref().map(Ports::list).unwrap_or_default();
         let ports = ports.into_iter().map(|state| Port {
@@ -30,7 +39,15 @@ impl State {
             guest: state.port.guest_text(),
             problem: state.problem,
         });
-        Info { ports: ports.collect(), ..self.info().clone() }
+        let mut info = Info { ports: ports.collect(), ..self.info().clone() };
+        let cards = self.cards();
+        // Where vmlan gives no addresses, the machine is believed.
+        for network in info.networks.iter_mut().filter(|network| network.addresses.is_empty()) {
+            let own = cards.iter().filter(|card| card.mac == network.mac);
+            network.addresses =
+                own.flat_map(|card| &card.addresses).take(MAX_SEEN).copied().collect();
+        }
+        info
     }
 
     pub(super) fn set_ports(&self, ports: Ports) {
@@ -94,6 +111,10 @@ impl State {
         self.info().problems = note.into_iter().collect();
     }
 
+    pub(super) fn set_cards(&self, cards: Vec<Card>) {
+        *self.cards() = cards;
+    }
+
     pub(super) fn set_ready(&self) {
         let mut info = self.info();
         info.health = Health::Ready;
@@ -121,7 +142,39 @@ impl Info {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
+
+    #[test]
+    fn a_card_has_the_addresses_that_the_machine_tells_where_vmlan_gives_none() {
+        let state = State::default();
+        let given: Vec<IpAddr> = vec![[192, 168, 5, 15].into()];
+        for (mac, addresses) in
+            [("52:55:55:00:00:01", given.clone()), ("52:55:55:00:00:02", vec![])]
+        {
+            state.add_network(Network {
+                network: "socket:/n".into(),
+                interface: "lima0".into(),
+                mac: mac.into(),
+                addresses,
+                problem: None,
+            });
+        }
+        let many = (0..100).map(|n| [10, 9, 0, n].into()).collect();
+        let card = |mac: &str, addresses| Card { mac: mac.into(), addresses };
+        let known = |state: &State| -> Vec<Vec<IpAddr>> {
+            state.snapshot().networks.into_iter().map(|network| network.addresses).collect()
+        };
+        state.set_cards(vec![card("52:55:55:00:00:01", vec![[1, 1, 1, 1].into()])]);
+        assert_eq!(known(&state), [given.clone(), vec![]]);
+        state.set_cards(vec![card("52:55:55:00:00:02", vec![[10, 9, 0, 2].into()])]);
+        assert_eq!(known(&state), [given.clone(), vec![[10, 9, 0, 2].into()]]);
+        state.set_cards(vec![card("52:55:55:00:00:02", many)]);
+        assert_eq!(known(&state)[1].len(), MAX_SEEN);
+        state.set_cards(Vec::new());
+        assert_eq!(known(&state), [given, vec![]]);
+    }
 
     #[test]
     fn a_network_that_is_missing_degrades_a_machine_that_is_ready() {
