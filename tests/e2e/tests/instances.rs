@@ -71,11 +71,16 @@ fn a_machine_is_started_used_and_started_again() {
     transfers(&host, OUTSIDE);
     assert_eq!(host.guest("one", &format!("echo hello | socat -t 9 - UDP:{OUTSIDE}:7")), "hello");
     host.guest("one", &format!("ping -c 1 -W 5 {OUTSIDE}"));
-    let six = "for i in $(seq 100); do ip -6 -o address show dev eth0 scope global | \
+    let made = "for i in $(seq 100); do ip -6 -o address show dev eth0 scope global | \
                grep -v tentative && break; sleep 0.1; done";
-    let addresses = host.guest("one", six);
+    let addresses = host.guest("one", made);
     assert!(addresses.contains(" fd"), "{addresses}");
     transfers(&host, OUTSIDE6);
+    let six = addresses.split_whitespace().find(|word| word.starts_with("fd"));
+    let six = six.and_then(|word| word.split('/').next()).expect("an address");
+    let is_listed = format!("vmlan list one | grep {six}");
+    host.until(&is_listed, SOON);
+    let networks = host.listed("one").expect("a machine")["networks"].clone();
 
     // Again.
     host.run("vmlan stop one");
@@ -86,11 +91,9 @@ fn a_machine_is_started_used_and_started_again() {
     assert!(refused.contains("vmlan start one"), "{refused}");
     let again = host.run("vmlan start one");
     assert!(again.contains(network), "{network} is not in {again}");
-    let second = host.listed("one").expect("a machine");
-    assert_eq!(second["networks"], one["networks"]);
-    let word = addresses.split_whitespace().find(|word| word.starts_with("fd"));
-    let word = word.and_then(|word| word.split('/').next()).expect("an address");
-    host.until(&format!("vmlan shell one ip -6 address | grep -q {word}"), SOON);
+    host.until(&is_listed, SOON);
+    assert_eq!(host.listed("one").expect("a machine")["networks"], networks);
+    host.until(&format!("vmlan shell one ip -6 address | grep -q {six}"), SOON);
     let refused = host.fail("vmlan delete one");
     assert!(refused.contains("--force"), "{refused}");
     host.run("vmlan delete --force one");

@@ -184,7 +184,7 @@ fn after_a_crash_the_next_user_undoes_it() {
     let mut guest = host.guest("lima:lan", "one");
     let pid = host.run(As::Root, "cat /run/home/.lima/_networks/lan/usernet_lan.pid");
     // All at once, so that none of them undoes something or brings up another.
-    let all = format!("{} {pid}", guest.processes().join(" "));
+    let all = format!("{} {}", guest.processes().join(" "), pid.trim());
     host.run(As::Root, &format!("kill -STOP {all}; kill -KILL {all}"));
     guest.process.wait(Duration::from_secs(10));
     host.run(As::Root, "ip link show vmlan-lan && test -e /run/lima");
