@@ -14,7 +14,7 @@ use crate::io::{Io, Links, PortId};
 use crate::neighbor::Neighbors;
 use crate::packet::{ETHERNET_HEADER, IPV4_HEADER, IPV6_HEADER};
 use crate::stats::{Drop, Stats};
-use crate::switch::Switch;
+use crate::switch::{PortCaps, Switch};
 use crate::time::Instant;
 
 /// Room for Ethernet, IP with a fragment header, and the longest transport header.
@@ -124,8 +124,17 @@ impl Net {
 
     /// The largest packet that the network and the link to `to` carry.
     pub(crate) fn mtu_towards(&self, to: Mac) -> usize {
-        let caps = self.port_of(to).and_then(|port| self.switch.caps(port));
-        usize::from(caps.map_or(self.config.mtu, |caps| caps.mtu.min(self.config.mtu)))
+        let mtu = self.caps_of(to).map_or(self.config.mtu, |caps| caps.mtu.min(self.config.mtu));
+        usize::from(mtu)
+    }
+
+    /// Whether a guest makes its segments and their checksums itself: its link takes neither off it.
+    pub(crate) fn has_no_offload(&self, guest: Mac) -> bool {
+        self.caps_of(guest).is_some_and(|caps| !caps.checksum)
+    }
+
+    fn caps_of(&self, guest: Mac) -> Option<PortCaps> {
+        self.port_of(guest).and_then(|port| self.switch.caps(port))
     }
 
     /// Makes an IP packet of a transport header (checksum field zero) and a body and sends it to

@@ -193,8 +193,7 @@ impl Tcp {
 impl Flow {
     /// Takes what the guest's SYN offers, and decides what of ours it can use.
     pub(super) fn take_offer(&mut self, net: &Net, offer: &Offer) {
-        let caps = net.port_of(self.mac).and_then(|port| net.switch.caps(port));
-        self.rcv.summed = caps.is_some_and(|caps| !caps.checksum);
+        self.rcv.summed = net.has_no_offload(self.mac);
         let own = own_mss(net, self.mac, self.key.guest.is_ipv6());
         // RFC 9293 section 3.7.1: 536 without the option; tiny values would make tiny segments.
         self.snd.mss = offer.mss.unwrap_or(536).clamp(64, own);

@@ -324,7 +324,5 @@ impl Flow {
 /// segments itself copies whole pages faster than what lies across them.
 pub(super) fn own_mss(net: &Net, guest: Mac, v6: bool) -> u16 {
     let most = net.config.mtu - if v6 { 60 } else { 40 };
-    let caps = net.port_of(guest).and_then(|port| net.switch.caps(port));
-    let itself = caps.is_some_and(|caps| !caps.checksum);
-    if itself && most >= 8 * PAGE { most - most % PAGE } else { most }
+    if net.has_no_offload(guest) && most >= 8 * PAGE { most - most % PAGE } else { most }
 }
