@@ -205,8 +205,13 @@ impl Head {
     }
 
     fn u64(&self, at: usize) -> u64 {
-        u64::from(self.u32(at)) << 32 | u64::from(self.u32(at + 4))
+        number(&self.bytes[at..at + 8])
     }
+}
+
+/// A number of the format's, which has the highest byte first.
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |n, byte| n << 8 | u64::from(*byte))
 }
 
 fn damaged(text: String) -> io::Error {
@@ -225,6 +230,10 @@ const HEADER: u32 = 104;
 /// The most that the format allows for a path.
 const MAX_BASE: usize = 1023;
 const BACKING_FORMAT: u32 = 0xE279_2ACA;
+/// Where a table or a cluster is, of an entry of a table.
+const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+/// Of an entry that leads to compressed data.
+const COMPRESSED: u64 = 1 << 62;
 const EXTERNAL_DATA: u64 = 1 << 2;
 const MAGIC: &[u8] = b"QFI\xfb";
 const OTHERS: &[(&[u8], &str)] = &[

@@ -11,7 +11,7 @@ use std::path::Path;
 use flate2::bufread::DeflateDecoder;
 use ruzstd::decoding::StreamingDecoder;
 
-use super::{check, damaged};
+use super::{COMPRESSED, OFFSET, SECTOR, check, damaged, number};
 
 /// Bytes of the header that are looked at, the way of compression included.
 const HEAD: usize = 112;
@@ -21,13 +21,8 @@ const HEAD: usize = 112;
 const HARMLESS: u64 = 1 << 0 | COMPRESSION_TOLD;
 const COMPRESSION_TOLD: u64 = 1 << 3;
 
-/// Where something is, of an entry of a table.
-const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
-const COMPRESSED: u64 = 1 << 62;
 /// Nothing but zeros, whatever is allocated.
 const ZEROS: u64 = 1 << 0;
-
-const SECTOR: u64 = 512;
 
 /// Writes the disk in `image` to the empty file `to`, with holes where the disk has zeros. Returns its
 /// size.
@@ -60,8 +55,8 @@ impl Image {
         let mut head = [0; HEAD];
         // Version 2 has a shorter one.
         read_all(&file, &mut head, 0)?;
-        let u32 = |at: usize| number(head.get(at..at + 4));
-        let u64 = |at: usize| number(head.get(at..at + 8));
+        let u32 = |at: usize| number(&head[at..at + 4]);
+        let u64 = |at: usize| number(&head[at..at + 8]);
         let features = if u32(4) >= 3 { u64(72) } else { 0 };
         if u32(32) != 0 {
             return Err(damaged("it is encrypted".into()));
@@ -105,7 +100,7 @@ impl Image {
                 let Some(left) = self.size.checked_sub(place).filter(|left| *left > 0) else {
                     return Ok(());
                 };
-                if self.read(number(Some(entry)), &mut data)? {
+                if self.read(number(entry), &mut data)? {
                     let len = bytes(left.min(cluster))?;
                     let data = data.get(..len).unwrap_or_default();
                     if data.iter().any(|byte| *byte != 0) {
@@ -162,10 +157,6 @@ fn read_all(file: &File, room: &mut [u8], at: u64) -> io::Result<usize> {
         }
     }
     Ok(done)
-}
-
-fn number(bytes: Option<&[u8]>) -> u64 {
-    bytes.unwrap_or_default().iter().fold(0, |n, byte| n << 8 | u64::from(*byte))
 }
 
 fn bytes(n: u64) -> io::Result<usize> {

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::{Format, Head, damaged, format_of, size_of};
+use super::{COMPRESSED, Format, Head, OFFSET, damaged, format_of, number, size_of};
 
 /// The size of the disk in an image, if every part of the disk is in the file.
 pub fn check(path: &Path) -> io::Result<u64> {
@@ -73,14 +73,10 @@ fn numbers(file: &File, at: u64, len: u64, entry: u64) -> io::Result<Vec<u64>> {
     let size = |n: u64| usize::try_from(n).map_err(io::Error::other);
     let mut bytes = vec![0; size(len)?];
     file.read_exact_at(&mut bytes, at)?;
-    let number = |entry: &[u8]| entry.iter().take(8).fold(0, |n, byte| n << 8 | u64::from(*byte));
-    Ok(bytes.chunks_exact(size(entry)?).map(number).collect())
+    Ok(bytes.chunks_exact(size(entry)?).map(|entry| number(&entry[..8])).collect())
 }
 
 /// Of level 1, in QEMU too.
 const MAX_ENTRIES: u64 = 4 << 20;
-/// Where a table or a cluster is, of an entry.
-const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
-const COMPRESSED: u64 = 1 << 62;
 /// Entries of level 2 have a map of parts of their cluster.
 const EXTENDED_TABLES: u64 = 1 << 4;
