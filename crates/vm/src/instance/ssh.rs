@@ -11,6 +11,7 @@ use std::time::Duration;
 use vmlan_config::LimaHome;
 
 use super::files::Files;
+use crate::qemu::program::search;
 
 /// Longest wait for the guest's greeting once the port is open.
 const GREETING: Duration = Duration::from_secs(5);
@@ -28,13 +29,12 @@ pub enum KeyError {
 
 /// Whether the programs are there that a machine is waited for with.
 pub fn installed() -> Result<(), KeyError> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    for program in ["ssh", "ssh-keygen"] {
-        if !std::env::split_paths(&path).any(|dir| dir.join(program).is_file()) {
-            return Err(KeyError::Missing { program });
-        }
+    let path = std::env::var_os("PATH");
+    let missing = |program: &&str| search(Path::new(program), path.as_ref()).is_none();
+    match ["ssh", "ssh-keygen"].into_iter().find(missing) {
+        Some(program) => Err(KeyError::Missing { program }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The private key of all instances, which is made if there is none, and the public one.

@@ -89,7 +89,7 @@ impl Program {
 }
 
 /// A program by its path, or by its name along `path`.
-fn search(program: &Path, path: Option<&OsString>) -> Option<PathBuf> {
+pub(crate) fn search(program: &Path, path: Option<&OsString>) -> Option<PathBuf> {
     let is_program = |path: &PathBuf| {
         use std::os::unix::fs::PermissionsExt;
         fs::metadata(path)
