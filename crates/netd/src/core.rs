@@ -10,7 +10,7 @@ use std::time::{Duration, Instant as SystemInstant};
 
 use mio::event::Event;
 use vmlan_api::{ForwardError, check_forward};
-use vmlan_config::Reservation;
+use vmlan_config::{IdentifierError, Reservation};
 use vmlan_dns::{Answers, Names, Origin, Target};
 use vmlan_engine::{
     DialId, Engine, Failure, Forward, ForwardId, Instant, Io, PortId, RelayId, Token, Waiting,
@@ -120,9 +120,14 @@ impl GuestInfo {
 
     /// What it is called on the network.
     pub(crate) fn host_name(&self) -> Option<String> {
-        let host = vmlan_config::host_name(self.name.as_deref()?).ok()?;
-        Some(format!("{}.internal", host.to_ascii_lowercase()))
+        internal_name(self.name.as_deref()?).ok()
     }
+}
+
+/// What a guest with this name is called on its network.
+pub(crate) fn internal_name(guest: &str) -> Result<String, IdentifierError> {
+    let host = vmlan_config::host_name(guest)?;
+    Ok(format!("{}.internal", host.to_ascii_lowercase()))
 }
 
 /// The answer to a question of the control API's.

@@ -19,7 +19,7 @@ use vmlan_wire::Mac;
 
 use super::hosts::Hosts;
 use super::message::{Answer, Hello, MAX_LINE, Welcome};
-use crate::core::{Core, GuestInfo};
+use crate::core::{Core, GuestInfo, internal_name};
 use crate::ports::LinkId;
 use crate::token::Owner;
 use crate::trusted::TrustedListener;
@@ -263,10 +263,7 @@ fn welcome(
     taken: &[String],
 ) -> Result<(Welcome, Option<Guest>), String> {
     let mac = parse_mac(&hello.mac).map_err(|e| e.to_string())?;
-    let name = hello.name.as_deref().map(vmlan_config::host_name).transpose();
-    let name = name
-        .map_err(|e| e.to_string())?
-        .map(|name| format!("{}.internal", name.to_ascii_lowercase()));
+    let name = hello.name.as_deref().map(internal_name).transpose().map_err(|e| e.to_string())?;
     if name.as_ref().is_some_and(|name| taken.contains(name)) {
         let name = hello.name.unwrap_or_default();
         return Err(format!("a guest with the name `{name}` is on the network already"));
