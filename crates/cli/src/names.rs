@@ -11,6 +11,9 @@ use vmlan_dns::{Files, Ipv6, Names, Options, Source, Target};
 
 use crate::Failure;
 
+/// Where nameservers are asked.
+const PORT: u16 = 53;
+
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct NameArgs {
     /// Give a name to guests: NAME=IP, or NAME=OTHER for an alias of any other name.
@@ -74,7 +77,6 @@ impl FromStr for Dns {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const PORT: u16 = 53;
         match text {
             "host" => return Ok(Self::Host),
             "resolv.conf" => return Ok(Self::ResolvConf),
@@ -100,7 +102,6 @@ impl NameArgs {
     /// and over which the home's files are laid. Its own file has the nameservers.
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is no such guest"))]
     pub(crate) fn of_guest(&self, home: &LimaHome) -> Result<HostResolver, Failure> {
-        const PORT: u16 = 53;
         let options = self.options()?;
         if let Some(other) = servers(&options).iter().find(|server| server.port() != PORT) {
             let text = format!("--dns {other}: the guest's own files name no port but {PORT}");
@@ -220,7 +221,6 @@ fn servers(options: &Options) -> &[SocketAddr] {
 
 /// What a resolver of vmlan's makes of an instance's settings.
 pub(crate) fn options_of(resolver: &HostResolver) -> Result<Options, Failure> {
-    const PORT: u16 = 53;
     let mut names = Names::default();
     for (name, target) in &resolver.hosts {
         let target = match target.parse() {
