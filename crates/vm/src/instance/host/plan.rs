@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use vmlan_config::show_mac;
-use vmlan_netd::managed::{Forwarded, Hello};
+use vmlan_netd::managed::{Forwarded, Hello, Welcome};
 use vmlan_netd::{DnsServer, SocketVmnetUser};
 use vmlan_wire::Mac;
 
@@ -119,7 +119,7 @@ pub(super) fn make(
                         ..forwards(spec, state, welcome.address)
                     });
                 }
-                let addresses = vec![welcome.address.into()];
+                let addresses = given(welcome);
                 let wire = Wire::Datagram { socket, mtu: welcome.mtu };
                 plan.joined.push((i, joining));
                 (wire, addresses)
@@ -136,7 +136,7 @@ pub(super) fn make(
                 let failed = |e: String| format!("network {}: {e}", lan.label());
                 let joining = Joining::new(lan.clone(), hello, None).map_err(failed)?;
                 let tap = helper.tap(attachment.mac).map_err(|e| failed(e.to_string()))?;
-                let addresses = vec![joining.welcome().address.into()];
+                let addresses = given(joining.welcome());
                 plan.joined.push((i, joining));
                 (Wire::Tap(tap), addresses)
             }
@@ -178,6 +178,11 @@ pub(super) fn make(
     write_seed(spec, state, events, host, local_dns)?;
     driver.make_disk(spec)?;
     Ok(plan)
+}
+
+/// The addresses that a network gives. On one that the host is on, others do.
+fn given(welcome: &Welcome) -> Vec<IpAddr> {
+    if welcome.lan { Vec::new() } else { vec![welcome.address.into()] }
 }
 
 /// What leads to the machine's servers where no daemon of vmlan's does.
