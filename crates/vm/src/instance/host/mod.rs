@@ -2,8 +2,8 @@
 //! is there as long as the machine is, and what it made for it goes with it.
 //!
 //! Everything that happens comes as a `Message` to one loop. A thread each waits for QEMU
-//! (`by_qemu`; of a machine of macOS' own, the framework tells, `by_vz`), for signals, for the guest's ssh, for the daemon of each network (`card`), and
-//! for questions on `ha.sock` (`api`).
+//! (`by_qemu`; of a machine of macOS' own, the framework tells, `by_vz`), for signals, for the
+//! guest's ssh, for the daemon of each network (`card`), and for questions on `ha.sock` (`api`).
 
 mod api;
 mod by_qemu;
