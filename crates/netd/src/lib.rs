@@ -21,6 +21,7 @@ mod fd;
 mod leases;
 mod level;
 mod listener;
+mod log;
 pub mod managed;
 mod names;
 #[cfg(target_os = "linux")]
@@ -52,6 +53,7 @@ pub use daemon::Daemon;
 pub use dns::{Server as DnsServer, add_names};
 pub use error::DaemonError;
 pub use fd::{FdError, exec_with, inherited};
+pub use log::last_line;
 #[cfg(target_os = "linux")]
 pub use netns::{AttachError, Netns, NetnsSpecError, guest_interface};
 pub use network::{bridge_network, network, switch_network};

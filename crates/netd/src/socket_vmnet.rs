@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use vmlan_config::socket_vmnet::Commands;
 
 use crate::PidFile;
+use crate::log::last_line;
 
 /// For a daemon to be there, and to be gone.
 const START: Duration = Duration::from_secs(30);
@@ -138,7 +139,7 @@ impl SocketVmnet {
                 return Ok(None);
             }
             if !matches!(child.try_wait(), Ok(None)) {
-                return Ok(Some(last_line(&self.stderr)));
+                return Ok(Some(last_words(&fs::read_to_string(&self.stderr).unwrap_or_default())));
             }
             if Instant::now() > end {
                 reap(child);
@@ -169,8 +170,7 @@ impl SocketVmnet {
             return Ok(());
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.lines().rev().find(|line| !line.trim().is_empty());
-        Err(SocketVmnetError::Forbidden(said.unwrap_or("it does not say why").trim().to_owned()))
+        Err(SocketVmnetError::Forbidden(last_words(&said)))
     }
 
     fn program(&self) -> String {
@@ -228,10 +228,8 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> SocketVmnetError {
     move |source| SocketVmnetError::Io { path, source }
 }
 
-fn last_line(log: &Path) -> String {
-    let text = fs::read_to_string(log).unwrap_or_default();
-    let line = text.lines().rev().find(|line| !line.trim().is_empty());
-    line.unwrap_or("it does not say why").trim().to_owned()
+fn last_words(said: &str) -> String {
+    last_line(said).unwrap_or("it does not say why").to_owned()
 }
 
 /// Has the number of a process that runs on be free as soon as it ends.

@@ -162,7 +162,7 @@ fn down(name: &str, paths: &NetworkPaths) -> Vec<Finding> {
         return vec![Finding::ok(CHECK, format!("network `{name}` does not run: nobody uses it"))];
     }
     let log = fs::read_to_string(&paths.stderr).unwrap_or_default();
-    let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing");
+    let last = vmlan_netd::last_line(&log).unwrap_or("nothing");
     let why = format!(
         "its daemon was killed; what it said last in {} is: {last}",
         paths.stderr.display()

@@ -158,7 +158,7 @@ fn ended(instance: &Instance) -> Failure {
     let events = events.as_mut().map(|events| events.read().unwrap_or_default());
     let errors = events.unwrap_or_default().into_iter().flat_map(|event| event.status.errors);
     let said = errors.last().or_else(|| {
-        let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
+        let line = vmlan_netd::last_line(&text)?;
         Some(line.strip_prefix("vmlan: ").unwrap_or(line).to_owned())
     });
     Failure::Failed(match said {

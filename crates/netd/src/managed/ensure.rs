@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use vmlan_config::NetworkPaths;
 
+use crate::log::last_line;
+
 /// Longest time from the first look to a daemon that answers.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -133,7 +135,7 @@ pub fn why_ended(paths: &NetworkPaths, before: u64) -> EnsureError {
     }
     let text = fs::read_to_string(&paths.stderr).unwrap_or_default();
     let text = usize::try_from(before).ok().and_then(|before| text.get(before..)).unwrap_or(&text);
-    let said = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
+    let said = last_line(text).unwrap_or("it says nothing");
     let said = said.strip_prefix("vmlan: ").unwrap_or(said).to_owned();
     EnsureError::Ended { said, log: paths.stderr.clone() }
 }

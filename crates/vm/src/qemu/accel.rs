@@ -119,8 +119,7 @@ fn said(child: &mut Child) -> String {
     if let Some(stderr) = child.stderr.take() {
         let _ = stderr.take(4096).read_to_string(&mut text);
     }
-    let line = text.lines().rev().find(|line| !line.trim().is_empty());
-    let line = line.unwrap_or("it ends without a word");
+    let line = vmlan_netd::last_line(&text).unwrap_or("it ends without a word");
     line.rsplit(": ").next().unwrap_or(line).to_owned()
 }
 

@@ -151,8 +151,7 @@ impl Machine for Qemu {
         log.seek(SeekFrom::Start(self.said)).ok()?;
         let mut text = String::new();
         log.read_to_string(&mut text).ok()?;
-        let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
-        Some(line.trim().to_owned())
+        vmlan_netd::last_line(&text).map(ToOwned::to_owned)
     }
 }
 
