@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
+use crate::ports::free_ports;
 use crate::support::{GATEWAY, Guest, Netd, PATIENCE, eventually};
 
 fn start() -> Netd {
@@ -27,10 +28,6 @@ fn curl(netd: &Netd, path: &str, body: Option<&str>) -> (u16, String) {
     (status.parse().unwrap(), body.trim_end().to_owned())
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 #[test]
 fn what_is_there_is_listed() {
     let netd = start();
@@ -50,7 +47,7 @@ fn what_is_there_is_listed() {
 #[test]
 fn forwards_are_opened_and_closed() {
     let netd = start();
-    let port = free_port();
+    let port = free_ports(1);
     let body = format!(r#"{{"local":"127.0.0.1:{port}","remote":"192.168.5.15:22"}}"#);
     let expose = "/services/forwarder/expose";
     assert_eq!(curl(&netd, expose, Some(&body)), (200, String::new()));
@@ -71,7 +68,7 @@ fn forwards_are_opened_and_closed() {
 #[test]
 fn a_port_without_an_address_is_the_only_guests() {
     let netd = start();
-    let port = free_port();
+    let port = free_ports(1);
     let body = format!(r#"{{"local":"127.0.0.1:{port}","remote":":80"}}"#);
     let expose = || curl(&netd, "/services/forwarder/expose", Some(&body));
     let (status, text) = expose();

@@ -7,4 +7,6 @@ mod flags;
 mod guests;
 mod lifecycle;
 mod links;
+#[path = "../common/ports.rs"]
+mod ports;
 mod support;

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use rustix::process::{Signal, kill_process};
 
 use crate::lab::{Guest, Lab, SERVE, eventually};
+use crate::ports::free_ports;
 use crate::support::Said;
 
 /// A listing without a forward.
@@ -14,18 +15,6 @@ const NONE: &str = "NETWORK    PROTOCOL    LISTEN    TARGET    GUEST\n";
 
 fn forward(lab: &Lab, args: &[&str]) -> Said {
     lab.0.vmlan(&[&["forward"], args].concat(), "")
-}
-
-/// Ports that nobody has, next to each other.
-fn free_ports(count: u16) -> u16 {
-    loop {
-        let first = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = first.local_addr().unwrap().port();
-        let rest = (1..count).map(|n| TcpListener::bind(("127.0.0.1", port.saturating_add(n))));
-        if rest.collect::<Result<Vec<_>, _>>().is_ok() {
-            return port;
-        }
-    }
 }
 
 fn hello(mut stream: impl Read) -> Option<String> {

@@ -8,6 +8,7 @@ use std::process::{Child, Stdio};
 use rustix::process::{Signal, kill_process};
 
 use crate::lab::{Guest, Lab, SERVE, eventually};
+use crate::ports::free_ports;
 
 #[test]
 fn guests_reach_each_other_by_name_and_the_daemon_goes_with_them() {
@@ -175,9 +176,7 @@ fn what_cannot_join_is_told() {
 #[test]
 fn published_ports_lead_to_the_guest_while_it_is_there() {
     let lab = Lab::new();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
+    let port = free_ports(1);
     let mut guest = Guest::start(&lab, &["-p", &format!("{port}:8000")]);
     assert_eq!(guest.line(SERVE), "started");
     let said = eventually("an answer", || {

@@ -19,6 +19,9 @@ mod listings;
 mod machines;
 #[cfg(target_os = "linux")]
 mod openapi;
+#[cfg(target_os = "linux")]
+#[path = "../common/ports.rs"]
+mod ports;
 #[path = "../run/pty.rs"]
 mod pty;
 #[cfg(target_os = "linux")]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::process::{Signal, kill_process};
 
 use crate::lab::{Guest, Lab, SERVE, eventually};
+use crate::ports::free_ports;
 use crate::support::Said;
 
 /// Answers datagrams with themselves.
@@ -285,7 +286,7 @@ fn a_tunnel_is_there_until_it_is_stopped() {
     assert_eq!(tunnel(&lab, &["lima:lab"]).quiet(), said);
     tunnel(&lab, &["lab", "--socks-port", "0"]).quiet();
     assert_eq!(ports(&lab).len(), 2);
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let free = free_ports(1).to_string();
     let said = tunnel(&lab, &["lab", "--socks-port", &free]).quiet();
     assert!(said.contains(&format!("127.0.0.1:{free} ")), "{said}");
     let table = tunnel(&lab, &["list"]).quiet();

@@ -8,6 +8,8 @@ mod doctor;
 mod endings;
 mod files;
 mod network;
+#[path = "../common/ports.rs"]
+mod ports;
 mod pty;
 mod refusals;
 mod terminal;

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::caller::{Told, run, run_sh};
+use crate::ports::free_ports;
 
 #[test]
 fn addresses_and_routes_are_there_at_once() {
@@ -104,10 +105,6 @@ c, peer = s.accept()
 c.sendall(b'from the guest')
 ";
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 fn connect(address: &str) -> String {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
@@ -126,7 +123,7 @@ fn connect(address: &str) -> String {
 
 #[test]
 fn published_ports_lead_to_the_command() {
-    let port = free_port();
+    let port = free_ports(2);
     for (publish, address) in [
         (format!("{port}:8000"), format!("127.0.0.1:{port}")),
         (format!("127.0.0.1:{port}-{}:7999-8000", port + 1), format!("127.0.0.1:{}", port + 1)),
