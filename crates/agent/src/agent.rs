@@ -10,6 +10,7 @@ use crate::cards;
 use crate::channel::{Channel, TOKEN};
 use crate::lifts::Lifts;
 use crate::listeners::Watch;
+use crate::notes;
 use crate::poll::Poll;
 
 /// Between two looks at what listens.
@@ -76,6 +77,7 @@ impl Agent {
                 if self.orders.is_none() {
                     self.state.listeners = self.watch.list(|listener| self.lifts.owns(listener));
                     self.state.cards = cards::list();
+                    self.state.notes = notes::list();
                 }
                 self.state.lifts = self.lifts.list();
                 self.orders = Some(orders);
@@ -102,8 +104,8 @@ impl Agent {
         let Some(orders) = self.orders.as_ref().filter(|_| self.channel.is_there()) else { return };
         self.lifts.follow(&self.poll, orders);
         let listeners = self.watch.list(|listener| self.lifts.owns(listener));
-        let (lifts, cards) = (self.lifts.list(), cards::list());
-        let state = State { heard: orders.number, listeners, lifts, cards };
+        let (lifts, cards, notes) = (self.lifts.list(), cards::list(), notes::list());
+        let state = State { heard: orders.number, listeners, lifts, cards, notes };
         self.is_news |= state != self.state;
         self.state = state;
     }

@@ -22,6 +22,8 @@ mod lifts;
 #[cfg(target_os = "linux")]
 mod listeners;
 #[cfg(target_os = "linux")]
+mod notes;
+#[cfg(target_os = "linux")]
 mod poll;
 #[cfg(target_os = "linux")]
 mod relay;

@@ -26,6 +26,10 @@ pub enum Proto {
 /// Most cards that a report tells of.
 pub const MAX_CARDS: usize = 64;
 
+/// Most notes that a report has, and the bytes of one.
+pub const MAX_NOTES: usize = 16;
+pub const MAX_NOTE: usize = 300;
+
 /// A socket of the guest that waits for clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Listener {
@@ -88,6 +92,9 @@ pub struct State {
     pub lifts: Vec<Lift>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cards: Vec<Card>,
+    /// What is not as it should be in the machine since it has booted, for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// A network card of the machine's.
@@ -116,11 +123,12 @@ mod tests {
         let lift = Lift { to: Target::Unix("/run/x".into()), port: 40000 };
         let card = Card { mac: "52:55:55:00:00:01".into(), addresses: vec![[10, 9, 0, 2].into()] };
         let (listeners, lifts, cards) = (vec![listener], vec![lift], vec![card]);
-        let state = State { heard: 7, listeners, lifts, cards };
+        let notes = vec!["no".into()];
+        let state = State { heard: 7, listeners, lifts, cards, notes };
         let line = serde_json::to_string(&Report::State(state)).unwrap();
         assert_eq!(
             line,
-            r#"{"state":{"heard":7,"listeners":[{"proto":"udp","at":"[::1]:53"}],"lifts":[{"to":{"unix":"/run/x"},"port":40000}],"cards":[{"mac":"52:55:55:00:00:01","addresses":["10.9.0.2"]}]}}"#
+            r#"{"state":{"heard":7,"listeners":[{"proto":"udp","at":"[::1]:53"}],"lifts":[{"to":{"unix":"/run/x"},"port":40000}],"cards":[{"mac":"52:55:55:00:00:01","addresses":["10.9.0.2"]}],"notes":["no"]}}"#
         );
         let orders: Orders =
             serde_json::from_str(r#"{"number":1,"at":"192.168.5.15","from":["192.168.5.2"]}"#)

@@ -1,6 +1,7 @@
 //! Machines on QEMU's own network, `--user-network=slirp`: what vmlan adds to it, forwards by ssh and
 //! names by the host agent's resolver.
 
+use std::fs;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -49,16 +50,30 @@ fn shut_down_by_itself(host: &MachineHost, name: &str) {
     assert!(console.contains("reboot: Power down"), "{console}");
 }
 
+/// A name that only the resolver on the host's ports knows, and sockets that lead to the host's.
+const LINES: &str = "hostResolver:
+  hosts: {mine.test: 192.0.2.9}
+portForwards:
+- {guestSocket: /run/user/in.sock, hostSocket: out.sock}
+- {guestSocket: /tmp/new/back.sock, hostSocket: /run/home/back.sock, reverse: true}";
+
 #[test]
-fn a_machine_without_iptables_keeps_the_names_of_qemus_network() {
+fn a_machine_that_can_redirect_nothing_says_so_and_keeps_the_names_of_qemus_network() {
     let host = MachineHost::new();
     nameserver::serve(&host.outside, OUTSIDE);
-    host.describe("one", Image::Small, "");
+    let lines = format!("{LINES}\nprovision:\n- {{script: exit 3}}");
+    host.describe("one", Image::Small, &lines);
     let said = host.run("env -u USER vmlan start --user-network=slirp one.yaml 2>&1");
     assert!(said.contains("UDP") && said.contains("not forwarded"), "{said}");
     assert!(!said.contains("no agent"), "{said}");
     assert!(said.contains("eth0\tslirp\t192.168.5.15"), "{said}");
     assert!(host.guest("one", "nslookup -type=a known.test").contains("203.0.113.7"));
+    host.until("vmlan list one | grep 'neither iptables nor nft'", PROMISED);
+    let failed = "provision-0000-system has failed with status 3";
+    host.until(&format!("vmlan list one | grep '{failed}'"), PROMISED);
+    // Nor has its ssh server sockets that lead elsewhere.
+    let why = host.until("vmlan list one | grep back.sock", PROMISED);
+    assert!(why.contains("/tmp/new/back.sock is not forwarded"), "{why}");
     // The caller's account says who that is, if nothing else does.
     assert_eq!(host.run("vmlan shell one id -un"), "vmlan-test");
     let one = host.listed("one").expect("a machine");
@@ -71,14 +86,43 @@ fn a_machine_without_iptables_keeps_the_names_of_qemus_network() {
 }
 
 #[test]
+fn a_machine_without_iptables_asks_the_host_agent_for_names_by_nft() {
+    let host = MachineHost::new();
+    nameserver::serve(&host.outside, OUTSIDE);
+    host.describe("one", Image::Small, LINES);
+    let path = host.home().join("one.yaml");
+    let text = fs::read_to_string(&path).expect("a file");
+    fs::write(&path, text.replace(" quiet ", " quiet nft ")).expect("a file");
+    host.run("vmlan start --user-network=slirp one.yaml 2>&1");
+    let table = host.guest("one", "nft list table ip LIMADNS");
+    for rule in [
+        "hook prerouting priority",
+        "hook output priority",
+        "ip daddr 192.168.5.3 udp dport 53 dnat to 192.168.5.2:",
+        "ip daddr 192.168.5.3 tcp dport 53 dnat to 192.168.5.2:",
+    ] {
+        assert!(table.contains(rule), "{rule} in {table}");
+    }
+    assert_eq!(table.matches("dnat to").count(), 4, "{table}");
+    assert!(host.guest("one", "nslookup -type=a mine.test").contains("192.0.2.9"));
+    // The same question by TCP, for which busybox has no program.
+    let ask = r#"printf '\000\033\0\1\1\0\0\1\0\0\0\0\0\0\004mine\004test\0\0\1\0\1' |
+        socat -t 5 - TCP:192.168.5.3:53 | hexdump -ve '1/1 "%d "'"#;
+    let answer = host.guest("one", ask);
+    assert!(answer.ends_with("192 0 2 9"), "{answer}");
+    assert!(host.guest("one", "nslookup -type=a known.test").contains("203.0.113.7"));
+    // However often it is set up, it is there once.
+    host.guest("one", "sh /run/vmlan/seed/vmlan-boot late");
+    assert_eq!(host.guest("one", "nft list table ip LIMADNS"), table);
+    let list = host.run("vmlan list one");
+    assert!(!list.contains("iptables"), "{list}");
+}
+
+#[test]
 fn debian_asks_the_host_agent_for_names() {
     let host = MachineHost::new();
     nameserver::serve(&host.outside, OUTSIDE);
-    let lines = "hostResolver:
-  hosts: {mine.test: 192.0.2.9}
-portForwards:
-- {guestSocket: /run/user/in.sock, hostSocket: out.sock}";
-    host.describe("deb", Image::Debian, lines);
+    host.describe("deb", Image::Debian, LINES);
     host.run("vmlan start --user-network=slirp deb.yaml 2>&1");
     let sh = |script: &str| {
         let words = script.replace('\'', r"'\''");
@@ -100,6 +144,23 @@ portForwards:
         socat UNIX-LISTEN:/run/user/in.sock,fork SYSTEM:\"echo socket\" >/dev/null 2>&1 </dev/null &");
     let ask = "socat -t 5 - UNIX-CONNECT:.lima/deb/sock/out.sock </dev/null | grep socket";
     host.until(ask, PROMISED);
+    // And the other way: a socket in the machine that leads to one of the host's.
+    host.run(
+        "socat UNIX-LISTEN:back.sock,fork SYSTEM:'echo the host' >/dev/null 2>&1 </dev/null &",
+    );
+    let ask = "socat -t 5 - UNIX-CONNECT:/tmp/new/back.sock </dev/null";
+    assert_eq!(sh(ask), "the host");
+    let one = host.listed("deb").expect("a machine");
+    let ports = one["ports"].as_array().expect("ports");
+    let back = ports.iter().find(|port| port["reverse"] == true).expect("a port");
+    assert_eq!(back["problem"], serde_json::Value::Null);
+    // It comes back with the connection, whatever is left of it.
+    let session = host.processes("ControlMaster=yes");
+    let pid = session[0].split(' ').next().expect("the number of a process");
+    host.run(&format!("kill -KILL {pid}"));
+    sh("while [ -S /tmp/new/back.sock ]; do sleep 0.2; done; touch /tmp/new/x
+        python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"/tmp/new/back.sock\")'");
+    host.until(&format!("vmlan shell deb {ask} 2>&1 | grep 'the host'"), 5 * PROMISED);
     host.run("vmlan stop deb");
     host.await_end("vmlan");
     shut_down_by_itself(&host, "deb");

@@ -64,11 +64,14 @@ pub struct Network {
     pub problem: Option<String>,
 }
 
-/// A port of the host, and what it leads to.
+/// A port or a socket of the host, and what it leads to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
     pub host: String,
     pub guest: String,
+    /// It is the guest's that leads to the host's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reverse: bool,
     /// Why it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,

@@ -60,6 +60,7 @@ pub(super) struct Manager {
     forwards: Forwards,
     guest: Ipv4Addr,
     orders: Orders,
+    /// Sockets of the guest that lead to the host's.
     doors: BTreeMap<String, PathBuf>,
     network: Option<Network>,
     ssh: Option<Ssh>,
@@ -80,7 +81,7 @@ pub(super) struct Manager {
     /// Since when it does not.
     alone: Instant,
     state: State,
-    entries: BTreeMap<Local, Entry>,
+    entries: BTreeMap<Port, Entry>,
     allowance: u32,
     refilled: Instant,
 }
@@ -88,7 +89,6 @@ pub(super) struct Manager {
 /// A port that is wanted, or still open.
 #[derive(Debug)]
 struct Entry {
-    guest: Target,
     /// Which way it leads, if it is open.
     open: Option<Way>,
     problem: Option<String>,
@@ -114,6 +114,8 @@ impl Manager {
         let doors: BTreeMap<_, _> = reverse
             .filter_map(|sockets| Some((sockets.guest.to_str()?.to_owned(), sockets.host.clone())))
             .collect();
+        // An agent leads nowhere but to a network of vmlan's.
+        let of_agent = config.control.as_ref().map(|_| doors.keys().cloned().collect());
         let now = Instant::now();
         Self {
             orders: Orders {
@@ -121,7 +123,7 @@ impl Manager {
                 at: config.guest,
                 from: config.gateways,
                 lifts: Vec::new(),
-                doors: doors.keys().cloned().collect(),
+                doors: of_agent.unwrap_or_default(),
                 uid: config.uid,
             },
             forwards: config.forwards,
@@ -160,8 +162,8 @@ impl Manager {
             }
         }
         self.allowance = u32::MAX;
-        for local in self.entries.keys().cloned().collect::<Vec<_>>() {
-            self.close(&local);
+        for port in self.entries.keys().cloned().collect::<Vec<_>>() {
+            self.close(&port);
         }
         self.publish();
     }
@@ -184,6 +186,9 @@ impl Manager {
                 }
                 if state.cards != self.state.cards {
                     (self.events)(PortEvent::Cards(state.cards.clone()));
+                }
+                if state.notes != self.state.notes {
+                    (self.events)(PortEvent::Notes(state.notes.clone()));
                 }
                 self.state = state;
                 if self.agent.replace(Instant::now()).is_none() {
@@ -218,12 +223,11 @@ impl Manager {
 
     /// Ports that have led these ways are not open any more.
     fn lose(&mut self, is_lost: impl Fn(&Way) -> bool) {
-        for (local, entry) in &mut self.entries {
+        for (port, entry) in &mut self.entries {
             if entry.open.as_ref().is_some_and(&is_lost) {
                 entry.open = None;
                 entry.retry = None;
-                let port = Port { local: local.clone(), guest: entry.guest.clone() };
-                self.news.push(PortEvent::Closed(port));
+                self.news.push(PortEvent::Closed(port.clone()));
             }
         }
         self.publish();
@@ -325,38 +329,31 @@ impl Manager {
     /// Closes what is not wanted, or not there, and opens what is wanted. Returns when something is
     /// to be tried again.
     fn mend(&mut self, plan: &BTreeMap<Local, Wanted>, now: Instant) -> Option<Instant> {
-        let wanted: BTreeMap<Local, (Target, Way)> = plan
-            .iter()
-            .filter_map(|(local, wanted)| {
-                Some((local.clone(), (wanted.guest.clone(), self.way(wanted)?)))
-            })
-            .collect();
+        let wanted = self.wanted(plan);
         let mut changed = false;
-        let stale: Vec<Local> = self
+        let stale: Vec<Port> = self
             .entries
             .iter()
-            .filter(|(local, entry)| match (wanted.get(*local), &entry.open) {
+            .filter(|(port, entry)| match (wanted.get(*port), &entry.open) {
                 (None, _) => true,
-                (Some((guest, way)), open) => {
-                    *guest != entry.guest || open.as_ref().is_some_and(|open| open != way)
-                }
+                (Some(way), open) => open.as_ref().is_some_and(|open| open != way),
             })
-            .map(|(local, _)| local.clone())
+            .map(|(port, _)| port.clone())
             .collect();
-        for local in stale {
+        for port in stale {
             if self.allowance == 0 {
                 break;
             }
             changed = true;
-            self.close(&local);
+            self.close(&port);
         }
-        for (local, (guest, way)) in wanted {
-            let waits = self.entries.get(&local).is_some_and(|entry| {
+        for (port, way) in wanted {
+            let waits = self.entries.get(&port).is_some_and(|entry| {
                 entry.open.is_some() || entry.retry.is_some_and(|at| at > now)
             });
             if !waits && self.allowance > 0 {
                 changed = true;
-                self.open(local, guest, way, now);
+                self.open(port, way, now);
             }
         }
         if changed {
@@ -367,51 +364,67 @@ impl Manager {
         retries.chain(spent).min()
     }
 
-    fn open(&mut self, local: Local, guest: Target, way: Way, now: Instant) {
+    /// Which ports there ought to be now, and which way each leads.
+    fn wanted(&self, plan: &BTreeMap<Local, Wanted>) -> BTreeMap<Port, Way> {
+        let forwards = plan.iter().filter_map(|(local, wanted)| {
+            let (local, guest) = (local.clone(), wanted.guest.clone());
+            Some((Port { local, guest, reverse: false }, self.way(wanted)?))
+        });
+        // Those that an agent leads to the host are its own.
+        let doors = self.doors.iter().filter(|_| self.session.is_some()).map(|(guest, host)| {
+            let guest = Target::Unix(guest.clone());
+            let local = Local::Unix(host.clone());
+            (Port { local, guest: guest.clone(), reverse: true }, Way::Ssh(guest))
+        });
+        forwards.chain(doors).collect()
+    }
+
+    fn open(&mut self, port: Port, way: Way, now: Instant) {
         self.allowance -= 1;
         let opened = match (&way, &self.network, &self.session) {
-            (Way::Network(to), Some(network), _) => network.open(&local, *to),
-            (Way::Ssh(to), _, Some(session)) => session.open(&local, to),
+            (Way::Network(to), Some(network), _) => network.open(&port.local, *to),
+            (Way::Ssh(_), _, Some(session)) if port.reverse => session.open_back(&port),
+            (Way::Ssh(to), _, Some(session)) => session.open(&port.local, to),
             _ => Err(Failure::NotYet),
         };
-        let port = Port { local: local.clone(), guest: guest.clone() };
-        let before = self.entries.remove(&local).and_then(|entry| entry.problem);
+        let before = self.entries.remove(&port).and_then(|entry| entry.problem);
         let (open, problem, retry) = match opened {
             Ok(()) => {
-                self.news.push(PortEvent::Opened(port));
+                self.news.push(PortEvent::Opened(port.clone()));
                 (Some(way), None, None)
             }
             // The host agent brings the network back, and the machine to it.
             Err(Failure::NotYet) => (None, before, Some(now + KNOCK)),
             Err(Failure::Refused(why)) => {
                 if before.as_ref() != Some(&why) {
-                    self.news.push(PortEvent::Conflict { port, why: why.clone() });
+                    let (port, why) = (port.clone(), why.clone());
+                    self.news.push(PortEvent::Conflict { port, why });
                 }
                 (None, Some(why), Some(now + RETRY))
             }
         };
-        self.entries.insert(local, Entry { guest, open, problem, retry });
+        self.entries.insert(port, Entry { open, problem, retry });
     }
 
-    fn close(&mut self, local: &Local) {
-        let Some(entry) = self.entries.remove(local) else { return };
+    fn close(&mut self, port: &Port) {
+        let Some(entry) = self.entries.remove(port) else { return };
         if let Some(way) = &entry.open {
             self.allowance -= 1;
             match (way, &self.network, &self.session) {
-                (Way::Network(_), Some(network), _) => network.close(local),
-                (Way::Ssh(to), _, Some(session)) => session.close(local, to),
+                (Way::Network(_), Some(network), _) => network.close(&port.local),
+                (Way::Ssh(_), _, Some(session)) if port.reverse => session.close_back(port),
+                (Way::Ssh(to), _, Some(session)) => session.close(&port.local, to),
                 _ => {}
             }
-            let port = Port { local: local.clone(), guest: entry.guest };
-            self.news.push(PortEvent::Closed(port));
+            self.news.push(PortEvent::Closed(port.clone()));
         }
     }
 
     fn publish(&mut self) {
-        let states = self.entries.iter().map(|(local, entry)| PortState {
-            port: Port { local: local.clone(), guest: entry.guest.clone() },
-            problem: entry.problem.clone(),
-        });
+        let states = self
+            .entries
+            .iter()
+            .map(|(port, entry)| PortState { port: port.clone(), problem: entry.problem.clone() });
         *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = states.collect();
         for event in std::mem::take(&mut self.news) {
             (self.events)(event);

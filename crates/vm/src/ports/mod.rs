@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-pub use vmlan_agent::message::{Card, Target};
+pub use vmlan_agent::message::{Card, MAX_NOTE, MAX_NOTES, Target};
 use vmlan_api::Client;
 use vmlan_config::instance::forwards::Forwards;
 
@@ -72,10 +72,12 @@ pub enum Local {
 }
 
 /// A place of the host, and the one in the guest that it leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Port {
     pub local: Local,
     pub guest: Target,
+    /// It is the guest's that leads to the host's.
+    pub reverse: bool,
 }
 
 /// What has become of a port or of the agent.
@@ -90,6 +92,8 @@ pub enum PortEvent {
     },
     /// The machine's cards, as its agent has seen them last.
     Cards(Vec<Card>),
+    /// What is not as it should be in the machine, as it says.
+    Notes(Vec<String>),
     /// The machine's agent answers.
     AgentUp,
     /// It does not any more.
@@ -174,16 +178,5 @@ impl Port {
             Target::Udp(addr) => format!("{addr}/udp"),
             Target::Unix(path) => path.escape_default().to_string(),
         }
-    }
-}
-
-/// `127.0.0.1:80 to 127.0.0.1:8080`: the guest's end first.
-impl fmt::Display for Port {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.guest {
-            Target::Tcp(addr) | Target::Udp(addr) => addr.fmt(f)?,
-            Target::Unix(path) => path.escape_default().fmt(f)?,
-        }
-        write!(f, " to {}", self.local)
     }
 }

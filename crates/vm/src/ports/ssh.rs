@@ -12,14 +12,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmlan_agent::message::{Listener, MAX_LISTENERS, Proto, Target};
 use vmlan_agent::proc_net;
 
 use super::forwards::{Failure, make_parent};
 use super::manager::Input;
-use super::{Local, Ssh};
+use super::{Local, Port, Ssh};
 
 /// Asks in the machine every other second; a dot ends each list.
 const LOOP: &str = "while cat /proc/net/tcp /proc/net/tcp6 2>/dev/null; echo .; do sleep 2; done";
@@ -29,6 +29,10 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// Longest list.
 const MAX_LIST: usize = 1 << 20;
+
+/// For ssh to do as it is told, and the most that is read of what it says.
+const PATIENCE: Duration = Duration::from_secs(5);
+const MAX_SAID: u64 = 4096;
 
 /// The connection, as long as the value lives.
 #[derive(Debug)]
@@ -65,28 +69,82 @@ impl Session {
         if let Local::Unix(path) = local {
             make_room(path).map_err(Failure::Refused)?;
         }
-        self.control("forward", local, to).map_err(|why| match UnixStream::connect(&self.socket) {
-            Ok(_) => Failure::Refused(why),
-            // The connection has ended meanwhile.
-            Err(_) => Failure::NotYet,
+        let opened = spec(local, to).and_then(|spec| self.control("forward", "-L", &spec));
+        opened.map_err(|said| {
+            self.failure(format!("ssh cannot forward {local}, it may be in use: {said}"))
         })
     }
 
     pub(super) fn close(&self, local: &Local, to: &Target) {
-        let _ = self.control("cancel", local, to);
+        let _ = spec(local, to).and_then(|spec| self.control("cancel", "-L", &spec));
     }
 
-    fn control(&self, what: &str, local: &Local, to: &Target) -> Result<(), String> {
-        let mut command = command(&self.ssh, &self.socket);
-        command.args(["-O", what, "-L", &spec(local, to)?]).arg(&self.ssh.host);
-        let output = command.stdin(Stdio::null()).output().map_err(|e| format!("ssh: {e}"))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.lines().last().unwrap_or("no reason given").trim();
-        Err(format!("ssh cannot forward {local}, it may be in use: {said}"))
+    /// Has a socket in the machine, of its user's, lead to one of the host.
+    pub(super) fn open_back(&self, port: &Port) -> Result<(), Failure> {
+        let (Target::Unix(guest), true) = (&port.guest, self.socket.exists()) else {
+            return Err(Failure::NotYet);
+        };
+        let mut clear = command(&self.ssh, &self.socket);
+        clear.arg(&self.ssh.host).arg(room_for(guest));
+        // Whatever is in the way, the server says so.
+        let _ = run(clear);
+        self.control("forward", "-R", &back(port)).map_err(|said| {
+            self.failure(format!("the machine's ssh server does not listen at {guest}: {said}"))
+        })
     }
+
+    pub(super) fn close_back(&self, port: &Port) {
+        let _ = self.control("cancel", "-R", &back(port));
+    }
+
+    fn failure(&self, why: String) -> Failure {
+        match UnixStream::connect(&self.socket) {
+            Ok(_) => Failure::Refused(why),
+            // The connection has ended meanwhile.
+            Err(_) => Failure::NotYet,
+        }
+    }
+
+    fn control(&self, what: &str, direction: &str, spec: &str) -> Result<(), String> {
+        let mut command = command(&self.ssh, &self.socket);
+        command.args(["-O", what, direction, spec]).arg(&self.ssh.host);
+        run(command)
+    }
+}
+
+/// Runs a command for as long as its patience lasts: the machine may be at the other end. Returns
+/// what it says if it fails.
+fn run(mut command: Command) -> Result<(), String> {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|e| e.to_string())?;
+    let end = Instant::now() + PATIENCE;
+    let status = loop {
+        match child.try_wait().map_err(|e| e.to_string())? {
+            Some(status) => break status,
+            None if Instant::now() > end => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err("no answer".into());
+            }
+            None => thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    if status.success() {
+        return Ok(());
+    }
+    let mut said = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        let _ = stderr.take(MAX_SAID).read_to_end(&mut said);
+    }
+    let said = String::from_utf8_lossy(&said);
+    Err(said.lines().last().unwrap_or("no reason given").trim().escape_debug().to_string())
+}
+
+/// What the machine's shell does before its ssh server may listen at a path: a socket that is left
+/// from another connection is in the way.
+fn room_for(path: &str) -> String {
+    let quoted = format!("'{}'", path.replace('\'', r"'\''"));
+    format!("mkdir -p \"$(dirname {quoted})\"; [ ! -S {quoted} ] || rm -f {quoted}")
 }
 
 impl Drop for Session {
@@ -207,6 +265,15 @@ fn spec(local: &Local, to: &Target) -> Result<String, String> {
     Ok(format!("{local}:{to}"))
 }
 
+/// `REMOTE:LOCAL` as `-R` wants it.
+fn back(port: &Port) -> String {
+    let guest = match &port.guest {
+        Target::Unix(path) => path.clone(),
+        Target::Tcp(addr) | Target::Udp(addr) => addr.to_string(),
+    };
+    format!("{guest}:{}", port.local)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::sync_channel;
@@ -221,6 +288,34 @@ mod tests {
         let to = Target::Unix("/run/x".into());
         assert_eq!(spec(&Local::Unix("/y".into()), &to).unwrap(), "/y:/run/x");
         assert!(spec(&Local::Udp("127.0.0.1:1".parse().unwrap()), &to).is_err());
+    }
+
+    #[test]
+    fn a_socket_in_the_machine_is_named_by_its_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a 'b/$x");
+        let guest = path.display().to_string();
+        let room = || Command::new("sh").args(["-c", &room_for(&guest)]).status().unwrap();
+        assert!(room().success());
+        let _left = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert!(room().success() && !path.exists());
+        fs::write(&path, "precious").unwrap();
+        assert!(room().success() && path.exists());
+        let port =
+            Port { local: Local::Unix("/y".into()), guest: Target::Unix(guest), reverse: true };
+        assert_eq!(back(&port), format!("{}:/y", path.display()));
+    }
+
+    #[test]
+    fn what_fails_says_why_and_nothing_is_waited_for_without_end() {
+        let sh = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            run(command)
+        };
+        assert_eq!(sh("true"), Ok(()));
+        assert_eq!(sh("echo first >&2; echo last >&2; false"), Err("last".into()));
+        assert_eq!(sh("exec sleep 600"), Err("no answer".into()));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 # there, and `late`, once the user is. Above this line stands what differs from machine to machine.
 seed=/run/vmlan/seed
 agent=/usr/local/bin/vmlan-agent
+notes=/run/vmlan/notes
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 # has PROGRAM
@@ -22,18 +23,48 @@ own_lines() {
     rm -f "$1.vmlan"
 }
 
+# note NAME TEXT: the host is told by the agent what is not as it should be.
+note() {
+    mkdir -p "$notes"
+    printf '%s\n' "$2" >"$notes/$1"
+}
+
 # Questions for the name server of QEMU's own network go to that of the host agent.
 redirect_dns() {
-    [ -n "$dns_server" ] && has iptables || return 0
-    iptables -w -t nat -N LIMADNS 2>/dev/null || iptables -w -t nat -F LIMADNS || return 0
+    [ -n "$dns_server" ] || return 0
+    rm -f "$notes/names"
+    redirect_by_iptables || redirect_by_nft ||
+        note names "names come from the resolver of QEMU's own network, and not from vmlan's: \
+neither iptables nor nft could redirect them in the machine"
+}
+
+redirect_by_iptables() {
+    has iptables || return 1
+    iptables -w -t nat -N LIMADNS 2>/dev/null || iptables -w -t nat -F LIMADNS || return 1
     for chain in PREROUTING OUTPUT; do
         iptables -w -t nat -C "$chain" -j LIMADNS 2>/dev/null ||
-            iptables -w -t nat -I "$chain" 1 -j LIMADNS
+            iptables -w -t nat -I "$chain" 1 -j LIMADNS || return 1
     done
     [ "$dns_udp" = 0 ] || iptables -w -t nat -A LIMADNS -d "$dns_server" -p udp --dport 53 \
-        -j DNAT --to-destination "$dns_host:$dns_udp"
+        -j DNAT --to-destination "$dns_host:$dns_udp" || return 1
     [ "$dns_tcp" = 0 ] || iptables -w -t nat -A LIMADNS -d "$dns_server" -p tcp --dport 53 \
         -j DNAT --to-destination "$dns_host:$dns_tcp"
+}
+
+# A table of its own in one transaction, before those of others: -101 is just before the place where
+# addresses are usually changed.
+redirect_by_nft() {
+    has nft || return 1
+    {
+        echo 'add table ip LIMADNS; delete table ip LIMADNS; add table ip LIMADNS'
+        for hook in prerouting output; do
+            echo "add chain ip LIMADNS $hook { type nat hook $hook priority -101; }"
+            for to in "udp:$dns_udp" "tcp:$dns_tcp"; do
+                [ "${to#*:}" = 0 ] || echo "add rule ip LIMADNS $hook ip daddr $dns_server" \
+                    "${to%:*} dport 53 dnat to $dns_host:${to#*:}"
+            done
+        done
+    } | nft -f -
 }
 
 start_agent() {
@@ -82,7 +113,9 @@ run_provision() {
                 exit "$status"' <"$script" ;;
             *) continue ;;
         esac || {
-            echo "vmlan: ${script##*/} has failed with status $?" >&2
+            text="${script##*/} has failed with status $?"
+            echo "vmlan: $text" >&2
+            note "${script##*/}" "$text"
             failed=1
         }
     done

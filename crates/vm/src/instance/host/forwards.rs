@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::super::event::{Events, PortForward, Status};
 use super::state::State;
-use crate::ports::{Config, Local, Port, PortEvent, Ports};
+use crate::ports::{Config, Local, MAX_NOTES, Port, PortEvent, Ports};
 
 /// What there is without the agent.
 const STAND_IN: &str = "no agent of vmlan's answers in the machine: ssh forwards its TCP ports and \
-    sockets meanwhile; UDP, and sockets that lead to the host, are not forwarded";
+    sockets meanwhile; UDP is not forwarded";
 
 /// Follows what listens in the machine, and tells what becomes of it.
 pub(super) fn start(
@@ -17,12 +17,22 @@ pub(super) fn start(
     events: &Arc<Events>,
 ) -> Result<Ports, String> {
     let (state, events) = (Arc::clone(state), Arc::clone(events));
+    // A machine that always says something else is not written down without end.
+    let mut notes_left = MAX_NOTES;
     let tell = move |event| {
         let forward = match &event {
             PortEvent::Opened(port) => of("forwarding", port, ""),
             PortEvent::Closed(port) => of("stopping", port, ""),
             PortEvent::Conflict { port, why } => of("failed", port, why),
             PortEvent::Cards(cards) => return state.set_cards(cards.clone()),
+            PortEvent::Notes(notes) => {
+                for note in state.set_notes(notes).into_iter().take(notes_left) {
+                    notes_left -= 1;
+                    let warning = Some(format!("in the machine: {note}"));
+                    events.tell(Status { warning, ..Status::default() });
+                }
+                return;
+            }
             PortEvent::AgentUp => return state.set_note(None),
             PortEvent::AgentDown => return,
             PortEvent::SshStandsIn => {

@@ -65,7 +65,7 @@ const SLIRP_GUEST: Ipv4Addr = Ipv4Addr::new(192, 168, 5, 15);
 
 /// What there is of forwards on it.
 const SLIRP_PORTS: &str = "on QEMU's own network, ssh forwards the machine's TCP ports and sockets; \
-    UDP, and sockets that lead to the host, are not forwarded";
+    UDP is not forwarded";
 
 /// How long the agent is waited for before ssh stands in.
 const AGENT: Duration = Duration::from_secs(60);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::super::info::{Health, Info, Network, Port};
-use crate::ports::{Card, Ports};
+use crate::ports::{Card, MAX_NOTE, MAX_NOTES, Ports};
 
 /// Most addresses of a card that are told of.
 const MAX_SEEN: usize = 16;
@@ -16,6 +16,7 @@ pub(super) struct State {
     ports: Mutex<Option<Ports>>,
     /// As the machine's agent tells of them.
     cards: Mutex<Vec<Card>>,
+    notes: Mutex<Vec<String>>,
     over: AtomicBool,
 }
 
@@ -32,14 +33,20 @@ impl State {
         self.cards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn notes(&self) -> MutexGuard<'_, Vec<String>> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn snapshot(&self) -> Info {
         let ports = self.ports().as_ref().map(Ports::list).unwrap_or_default();
         let ports = ports.into_iter().map(|state| Port {
             host: state.port.local.to_string(),
             guest: state.port.guest_text(),
+            reverse: state.port.reverse,
             problem: state.problem,
         });
         let mut info = Info { ports: ports.collect(), ..self.info().clone() };
+        info.problems.extend(self.notes().iter().cloned());
         let cards = self.cards();
         // Where vmlan gives no addresses, the machine is believed.
         for network in info.networks.iter_mut().filter(|network| network.addresses.is_empty()) {
@@ -115,6 +122,14 @@ impl State {
         *self.cards() = cards;
     }
 
+    /// What the machine says of itself, which may be anything. Returns what it has not said before.
+    pub(super) fn set_notes(&self, notes: &[String]) -> Vec<String> {
+        let shown = |note: &String| note.escape_debug().take(MAX_NOTE).collect::<String>();
+        let notes: Vec<_> = notes.iter().take(MAX_NOTES).map(shown).collect();
+        let before = std::mem::replace(&mut *self.notes(), notes.clone());
+        notes.into_iter().filter(|note| !before.contains(note)).collect()
+    }
+
     pub(super) fn set_ready(&self) {
         let mut info = self.info();
         info.health = Health::Ready;
@@ -174,6 +189,21 @@ mod tests {
         assert_eq!(known(&state)[1].len(), MAX_SEEN);
         state.set_cards(Vec::new());
         assert_eq!(known(&state), [given, vec![]]);
+    }
+
+    #[test]
+    fn what_the_machine_notes_is_shown_bounded_and_told_once() {
+        let state = State::default();
+        state.set_note(Some("ours".into()));
+        let notes = ["a\u{1b}[2J".to_owned(), "b".repeat(10 * MAX_NOTE)];
+        let new = state.set_notes(&notes);
+        assert_eq!(new, [r"a\u{1b}[2J".to_owned(), "b".repeat(MAX_NOTE)]);
+        assert_eq!(state.set_notes(&notes), Vec::<String>::new());
+        assert_eq!(state.snapshot().problems, [vec!["ours".to_owned()], new].concat());
+        state.set_notes(&vec!["x".into(); 10 * MAX_NOTES]);
+        assert_eq!(state.snapshot().problems.len(), 1 + MAX_NOTES);
+        state.set_notes(&[]);
+        assert_eq!(state.snapshot().problems, ["ours"]);
     }
 
     #[test]
