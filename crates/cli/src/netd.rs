@@ -112,6 +112,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     leases: Option<PathBuf>,
 
+    /// Keep in FILE what is known of the guests that are there, for the daemon that follows this one if
+    /// it is killed.
+    #[arg(long, value_name = "FILE", requires = "leases")]
+    guests: Option<PathBuf>,
+
     /// Keep in FILE what the network is there for without a guest: tunnels, and whether somebody
     /// holds it.
     #[arg(long, value_name = "FILE")]
@@ -218,6 +223,9 @@ fn build(daemon: &mut Daemon, args: &Args, links: Vec<Box<dyn Link>>) -> Result<
     }
     if let Some(path) = &args.leases {
         daemon.keep_leases(path).map_err(flag("--leases"))?;
+    }
+    if let Some(path) = &args.guests {
+        daemon.keep_guests(path).map_err(flag("--guests"))?;
     }
     if let Some(path) = &args.capture {
         daemon.capture(path).map_err(flag("--capture"))?;

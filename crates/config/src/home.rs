@@ -34,6 +34,8 @@ pub struct NetworkPaths {
     pub stdout: PathBuf,
     pub stderr: PathBuf,
     pub leases: PathBuf,
+    /// What is known of the guests that are there.
+    pub guests: PathBuf,
     /// What the network is there for without a guest.
     pub wishes: PathBuf,
     /// Forwards and zones that were added while it is there.
@@ -116,6 +118,7 @@ impl LimaHome {
             stdout: file(format!("usernet.{name}.stdout.log")),
             stderr: file(format!("usernet.{name}.stderr.log")),
             leases: file("leases.json".into()),
+            guests: file("guests.json".into()),
             wishes: file("wishes.json".into()),
             additions: file("additions.json".into()),
             dir,
@@ -132,6 +135,7 @@ impl NetworkPaths {
             &self.stdout,
             &self.stderr,
             &self.leases,
+            &self.guests,
             &self.wishes,
             &self.additions,
         ] {

@@ -534,6 +534,7 @@ impl Engine {
     /// Flows that wait for a guest's address go on as soon as it is known.
     fn tell_learned(&mut self, io: &mut Io<'_>) {
         for ip in self.net.neighbors.take_fresh() {
+            self.gateway.guest_found(&mut self.net, ip, io.now);
             self.flows.tcp.guest_found(&mut self.net, io, ip);
             self.flows.udp.guest_found(&mut self.net, io, ip);
         }

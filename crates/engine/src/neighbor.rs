@@ -44,6 +44,9 @@ pub(crate) struct Neighbors {
     per_port_v4: usize,
     /// Addresses that were given to guests which are not there.
     kept: HashMap<IpAddr, Mac, SeededState>,
+    /// What guests used in an earlier run: theirs again if they come back in time.
+    earlier: HashMap<Mac, IpAddr, SeededState>,
+    earlier_until: Instant,
     /// Addresses learned since the last look: flows may be waiting for them.
     fresh: Vec<IpAddr>,
     /// Counts what has been entered, seen in use for the first time, or removed.
@@ -57,8 +60,16 @@ pub(crate) struct Neighbor {
     pub(crate) seen: Instant,
     /// Given to the guest: stays with its MAC while the lease lasts.
     pub(crate) leased: bool,
-    /// The guest has been seen with it.
-    pub(crate) used: bool,
+    pub(crate) used: Used,
+}
+
+/// Whether a guest has been seen with an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Used {
+    Never,
+    /// In an earlier run.
+    Earlier,
+    Yes,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -79,6 +90,8 @@ impl Neighbors {
             per_port: Vec::new(),
             per_port_v4: (addresses / PART).clamp(FEW, PER_PORT),
             kept: HashMap::with_hasher(state),
+            earlier: HashMap::with_hasher(state),
+            earlier_until: Instant::ZERO,
             fresh: Vec::new(),
             changes: 0,
         }
@@ -90,10 +103,15 @@ impl Neighbors {
 
     /// A guest uses `ip`: true if it may, because the address is its own or was nobody's.
     pub(crate) fn claim(&mut self, ip: IpAddr, mac: Mac, port: PortId, now: Instant) -> bool {
+        self.take(ip, mac, port, now, Used::Yes)
+    }
+
+    fn take(&mut self, ip: IpAddr, mac: Mac, port: PortId, now: Instant, used: Used) -> bool {
         if let Some(known) = self.table.get_mut(&ip) {
             if known.mac == mac && known.port == port {
                 known.seen = now;
-                if !std::mem::replace(&mut known.used, true) {
+                if known.used < used {
+                    known.used = used;
                     self.changes = self.changes.wrapping_add(1);
                 }
                 return true;
@@ -104,14 +122,14 @@ impl Neighbors {
             }
             let leased = known.leased;
             self.forget(ip);
-            return self.insert(ip, Neighbor { mac, port, seen: now, leased, used: true });
+            return self.insert(ip, Neighbor { mac, port, seen: now, leased, used });
         }
         let leased = match self.kept.get(&ip) {
             Some(owner) if *owner != mac => return false,
             kept => kept.is_some(),
         };
         self.kept.remove(&ip);
-        self.insert(ip, Neighbor { mac, port, seen: now, leased, used: true })
+        self.insert(ip, Neighbor { mac, port, seen: now, leased, used })
     }
 
     /// Nobody but `mac` may have `ip`, until that is said to be over by [`Neighbors::forget`].
@@ -119,10 +137,32 @@ impl Neighbors {
         self.kept.insert(ip, mac);
     }
 
+    /// A guest used `ip` in an earlier run, and may come back until then.
+    pub(crate) fn remember(&mut self, ip: IpAddr, mac: Mac, until: Instant) {
+        self.earlier.insert(mac, ip);
+        self.earlier_until = until;
+    }
+
+    /// What a guest that is there again used in an earlier run.
+    pub(crate) fn earlier(&mut self, mac: Mac, now: Instant) -> Option<IpAddr> {
+        if now > self.earlier_until {
+            self.earlier = HashMap::with_hasher(*self.earlier.hasher());
+        }
+        self.earlier.get(&mac).copied()
+    }
+
+    /// A guest is there again with what it used, unless that is another's by now. It goes with the
+    /// guest, as if it had been seen with it.
+    pub(crate) fn come_back(&mut self, ip: IpAddr, mac: Mac, port: PortId, now: Instant) {
+        if self.get(ip).is_none_or(|known| known.mac == mac) {
+            self.take(ip, mac, port, now, Used::Earlier);
+        }
+    }
+
     /// DHCP gave `ip` to `mac`: it is that guest's from now on, whoever used it before.
     pub(crate) fn lease(&mut self, ip: IpAddr, mac: Mac, port: PortId, now: Instant) {
         self.forget(ip);
-        self.insert(ip, Neighbor { mac, port, seen: now, leased: true, used: false });
+        self.insert(ip, Neighbor { mac, port, seen: now, leased: true, used: Used::Never });
     }
 
     /// The lease of `ip` ended: the next who uses it may have it.
@@ -328,6 +368,30 @@ mod tests {
         assert_eq!(known.iter().count(), 64);
         assert!(known.claim("fd00::1".parse().unwrap(), mac(1), P0, at(0)));
         assert!(known.claim(ip(200), mac(300), P1, at(0)));
+    }
+
+    #[test]
+    fn what_a_guest_used_in_an_earlier_run_is_its_own_while_it_is_there() {
+        let mut known = neighbors();
+        for n in 1..=3 {
+            known.remember(ip(n), mac(n as u16), at(60));
+        }
+        // Nothing is kept for one that has not come back.
+        assert!(known.claim(ip(1), mac(9), P1, at(0)));
+        assert_eq!(known.earlier(mac(1), at(1)), Some(ip(1)));
+        known.come_back(ip(1), mac(1), P0, at(1));
+        assert_eq!(known.get(ip(1)).map(|n| n.mac), Some(mac(9)));
+
+        known.come_back(ip(2), mac(2), P0, at(1));
+        assert_eq!(known.get(ip(2)).map(|n| n.used), Some(Used::Earlier));
+        assert!(!known.claim(ip(2), mac(9), P1, at(2)));
+        assert!(known.claim(ip(2), mac(2), P0, at(2)));
+        known.come_back(ip(2), mac(2), P0, at(3));
+        assert_eq!(known.get(ip(2)).map(|n| n.used), Some(Used::Yes));
+        known.forget_port(P0);
+        assert!(known.claim(ip(2), mac(9), P1, at(4)));
+
+        assert_eq!(known.earlier(mac(3), at(61)), None);
     }
 
     #[test]

@@ -79,12 +79,23 @@ impl Net {
 
     /// A guest uses an address, or says that it is its own: true if it may.
     pub(crate) fn claim(&mut self, ip: IpAddr, mac: Mac, port: PortId, now: Instant) -> bool {
-        // One that is made of a card's address is for whoever has that card (RFC 4291 appendix A).
-        let made_of = Some(ip).and_then(card_of).filter(|card| *card != mac);
-        if made_of.and_then(|card| self.switch.port_of(card)).is_some_and(|at| at != port) {
-            return false;
+        !self.is_of_card_elsewhere(ip, mac, port) && self.neighbors.claim(ip, mac, port, now)
+    }
+
+    /// A guest that was there in an earlier run is there again: it has what it used.
+    pub(crate) fn come_back(&mut self, mac: Mac, port: PortId, now: Instant) {
+        if let Some(ip) = self.neighbors.earlier(mac, now)
+            && !self.is_of_card_elsewhere(ip, mac, port)
+        {
+            self.neighbors.come_back(ip, mac, port, now);
         }
-        self.neighbors.claim(ip, mac, port, now)
+    }
+
+    /// Whether an address is made of that of a card behind another port: it is for whoever has that
+    /// card (RFC 4291 appendix A).
+    fn is_of_card_elsewhere(&self, ip: IpAddr, mac: Mac, port: PortId) -> bool {
+        let made_of = card_of(ip).filter(|card| *card != mac);
+        made_of.and_then(|card| self.switch.port_of(card)).is_some_and(|at| at != port)
     }
 
     /// An address was given to a guest: it is that guest's from now on, at this port.

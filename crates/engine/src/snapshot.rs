@@ -6,7 +6,7 @@ use vmlan_wire::Mac;
 
 use crate::Engine;
 use crate::io::PortId;
-use crate::neighbor::Neighbor;
+use crate::neighbor::{Neighbor, Used};
 
 /// A guest's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Lease {
     pub port: PortId,
     /// Given by DHCP rather than configured by the guest.
     pub leased: bool,
-    /// The guest has been seen with it.
+    /// The guest has been seen with it, if in an earlier run.
     pub used: bool,
 }
 
@@ -38,7 +38,7 @@ impl Engine {
             mac: n.mac,
             port: n.port,
             leased: n.leased,
-            used: n.used,
+            used: n.used != Used::Never,
         };
         known.map(lease).collect()
     }

@@ -29,6 +29,7 @@ use crate::leases::LeaseFile;
 use crate::listener::Listeners;
 use crate::managed::Joins;
 use crate::ports::Ports;
+use crate::returning::ReturningFile;
 use crate::state::{StateFile, Wishes};
 use crate::token::Owner;
 use crate::tunnel::Tunnels;
@@ -57,6 +58,7 @@ pub struct Daemon {
     tunnels: Tunnels,
     idle: Option<Idle>,
     leases: Option<LeaseFile>,
+    returning: Option<ReturningFile>,
     wishes: Option<StateFile<Wishes>>,
     additions: Option<AdditionsFile>,
     /// What decides whether the file is up to date.
@@ -99,6 +101,7 @@ impl Daemon {
             tunnels,
             idle: None,
             leases: None,
+            returning: None,
             wishes: None,
             additions: None,
             wished: (false, 0),
@@ -204,6 +207,17 @@ impl Daemon {
         Ok(())
     }
 
+    /// Takes over what the file at `path` says of guests that were there when the daemon before this one
+    /// was killed, for when they come back, and keeps it up to date. To be called after leases are
+    /// taken over. With the network's end there is no file.
+    pub fn keep_guests(&mut self, path: &Path) -> Result<(), DaemonError> {
+        let now = self.core.clock.now();
+        let file = ReturningFile::load(path, &mut self.core.engine, now);
+        let failed = |source| DaemonError::File { path: path.into(), source };
+        self.returning = Some(file.map_err(failed)?);
+        Ok(())
+    }
+
     /// Opens the tunnels that the file at `path` names, and keeps it up to date: what the network is
     /// kept for without a guest. A port that somebody else has by now is told of.
     pub fn keep_wishes(&mut self, path: &Path) -> Result<(), DaemonError> {
@@ -289,6 +303,9 @@ impl Daemon {
             if let Some(leases) = &mut self.leases {
                 leases.update(&self.core.engine, self.core.now());
             }
+            if let Some(returning) = &mut self.returning {
+                returning.update(&self.core.engine, self.core.now());
+            }
             self.save_wishes();
             if let Some(additions) = &mut self.additions {
                 additions.update(&mut self.core);
@@ -308,6 +325,9 @@ impl Daemon {
         }
         if let Some(leases) = self.leases.take() {
             leases.finish(&self.core.engine, self.core.clock.now());
+        }
+        if let Some(returning) = self.returning.take() {
+            returning.finish();
         }
         Ok(())
     }
@@ -439,7 +459,8 @@ impl Daemon {
         let own = own.into_iter().flatten().min();
         let own = own.map(|at| self.core.clock.at(at));
         let leases = self.leases.as_ref().and_then(|l| l.next_timeout(&self.core.engine));
-        [own, leases, self.core.next_timeout()].into_iter().flatten().min()
+        let returning = self.returning.as_ref().and_then(|r| r.next_timeout(&self.core.engine));
+        [own, leases, returning, self.core.next_timeout()].into_iter().flatten().min()
     }
 
     fn handle_timeout(&mut self) {

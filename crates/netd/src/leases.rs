@@ -1,17 +1,12 @@
 //! Leases in a file, so that guests keep their addresses when the daemon is restarted, even after
-//! a kill -9. A thread of its own writes, because a disk may take its time; it starts with the
-//! first change.
+//! a kill -9.
 //!
 //! The file is a JSON object of MAC addresses by IP address, as Lima's is. Its order says who has
 //! been gone for longest, and loses an address first when the network is full.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serializer;
@@ -20,48 +15,27 @@ use vmlan_config::{parse_mac, show_mac};
 use vmlan_engine::{Engine, Instant, SavedLease};
 use vmlan_wire::Mac;
 
-/// Most of a file that is read; a full network of 65,536 addresses has less.
-const MAX_FILE: u64 = 8 * 1024 * 1024;
+use crate::writer::{self, Writer};
 
 /// Changes are saved no more often than this, however often guests make them.
 const PAUSE: Duration = Duration::from_secs(1);
-
-const STACK: usize = 64 * 1024;
 
 /// Guests may be gone for this long and have their addresses again.
 const KEPT: Duration = Duration::from_secs(364 * 86_400);
 
 #[derive(Debug)]
 pub(crate) struct LeaseFile {
-    path: PathBuf,
     /// The engine's count of changes that the file has, or will have.
     saved: u64,
     next: Instant,
-    writer: Option<Writer>,
-}
-
-#[derive(Debug)]
-struct Writer {
-    /// The newest text that is still to be written.
-    text: Arc<Mutex<Option<Vec<u8>>>>,
-    wake: SyncSender<()>,
-    thread: JoinHandle<()>,
+    writer: Writer,
 }
 
 impl LeaseFile {
     /// Gives the engine the leases in the file at `path`, if there is one. A file that says nothing
     /// sensible is told of and will be replaced: it must not keep the network from guests.
     pub(crate) fn load(path: &Path, engine: &mut Engine, now: Instant) -> io::Result<Self> {
-        // Left by a daemon that was killed while it wrote.
-        let _ = fs::remove_file(temporary(path));
-        let mut text = Vec::new();
-        match File::open(path) {
-            Ok(file) => {
-                file.take(MAX_FILE).read_to_end(&mut text)?;
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
-        }
+        let text = writer::read(path)?;
         let leases = if text.is_empty() { Ok(Vec::new()) } else { parse(&text) };
         let leases = leases.unwrap_or_else(|error| {
             eprintln!("vmlan: {}: {error}; guests get new addresses", path.display());
@@ -72,7 +46,7 @@ impl LeaseFile {
             engine.restore_lease(SavedLease { ip, mac, until }, now);
         }
         let saved = engine.lease_changes();
-        Ok(Self { path: path.into(), saved, next: now, writer: None })
+        Ok(Self { saved, next: now, writer: Writer::new(path, "leases are not saved") })
     }
 
     /// Saves the engine's leases if they have changed and it is time.
@@ -92,75 +66,14 @@ impl LeaseFile {
         if self.next_timeout(engine).is_some() {
             self.save(engine, now);
         }
-        if let Some(Writer { wake, thread, .. }) = self.writer.take() {
-            drop(wake);
-            // It has told what went wrong.
-            let _ = thread.join();
-        }
+        self.writer.finish();
     }
 
     fn save(&mut self, engine: &Engine, now: Instant) {
         self.saved = engine.lease_changes();
         self.next = now + PAUSE;
-        let text = text(&engine.remembered_leases());
-        if self.writer.is_none() {
-            self.writer = Writer::start(self.path.clone()).ok();
-        }
-        if let Some(writer) = &self.writer {
-            writer.put(text);
-        }
+        self.writer.put(text(&engine.remembered_leases()));
     }
-}
-
-impl Writer {
-    fn start(path: PathBuf) -> io::Result<Self> {
-        let text = Arc::new(Mutex::new(None::<Vec<u8>>));
-        let (wake, woken) = mpsc::sync_channel(1);
-        let thread = thread::Builder::new().name("leases".into()).stack_size(STACK);
-        let newest = Arc::clone(&text);
-        let thread = thread.spawn(move || {
-            let mut failed = false;
-            while woken.recv().is_ok() {
-                let text = newest.lock().unwrap_or_else(PoisonError::into_inner).take();
-                let Some(text) = text else { continue };
-                let result = replace(&path, &text);
-                if let Err(error) = &result
-                    && !failed
-                {
-                    eprintln!("vmlan: leases are not saved: {}: {error}", path.display());
-                }
-                failed = result.is_err();
-            }
-        })?;
-        Ok(Self { text, wake, thread })
-    }
-
-    fn put(&self, text: Vec<u8>) {
-        *self.text.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
-        // If it is full, the thread will still look.
-        let _ = self.wake.try_send(());
-    }
-}
-
-/// The new file is complete on the disk before it takes the old one's place.
-fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let temporary = temporary(path);
-    let written = File::create(&temporary).and_then(|mut file| {
-        file.write_all(text)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    });
-    if written.is_err() {
-        // The first error is the one to tell.
-        let _ = fs::remove_file(&temporary);
-    }
-    written
-}
-
-fn temporary(path: &Path) -> PathBuf {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".new");
-    temporary.into()
 }
 
 fn text(leases: &[(IpAddr, Mac)]) -> Vec<u8> {
@@ -202,6 +115,9 @@ fn parse(text: &[u8]) -> serde_json::Result<Vec<(IpAddr, Mac)>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     fn engine() -> Engine {
@@ -236,14 +152,16 @@ mod tests {
         let lima = r#"{"192.168.5.21":"52:54:00:00:00:02","192.168.5.20":"52:54:00:00:00:01",
                       "192.168.9.9":"52:54:00:00:00:03","192.168.5.22":"nonsense"}"#;
         fs::write(&path, lima).unwrap();
-        fs::write(temporary(&path), "half").unwrap();
+        fs::write(dir.path().join("leases.json.new"), "half").unwrap();
         let mut first = engine();
+        let before = fs::metadata(&path).unwrap().ino();
         let mut file = LeaseFile::load(&path, &mut first, Instant::ZERO).unwrap();
         let want = ["192.168.5.21", "192.168.5.20"];
         assert_eq!(addresses(&first), want);
         // Nothing has changed since, and so nothing is written.
         file.update(&first, Instant::ZERO);
-        assert!(file.writer.is_none());
+        file.writer.finish();
+        assert_eq!(fs::metadata(&path).unwrap().ino(), before);
         file.saved = 0;
         file.finish(&first, Instant::ZERO);
         assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 4);

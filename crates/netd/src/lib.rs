@@ -34,6 +34,7 @@ mod ports;
 mod pulse;
 mod relay;
 mod resident;
+mod returning;
 mod signals;
 mod socket_vmnet;
 mod state;
@@ -47,6 +48,7 @@ pub mod unmanaged;
 pub mod vmnet;
 mod watch;
 mod wrappers;
+mod writer;
 
 pub use crate::core::Cards;
 pub use daemon::Daemon;

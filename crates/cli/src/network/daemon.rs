@@ -158,6 +158,8 @@ impl Daemon {
             .arg(&paths.endpoint)
             .arg("--leases")
             .arg(&paths.leases)
+            .arg("--guests")
+            .arg(&paths.guests)
             .arg("--wishes")
             .arg(&paths.wishes)
             .arg("--additions")

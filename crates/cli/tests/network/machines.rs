@@ -6,6 +6,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::process::{Signal, kill_process};
+
 use crate::lab::{Lab, eventually};
 
 /// A machine's network card, in QEMU's framing.
@@ -147,6 +149,60 @@ fn a_machines_name_has_the_ipv6_address_that_it_uses() {
         (of("dropped") && of("guest       thief,")).then_some(())
     };
     eventually("the lies in the listing", shown);
+}
+
+/// Whatever was known of a machine, the next daemon knows when it is there again, though it speaks of
+/// its IPv4 address only.
+#[test]
+fn a_machine_that_comes_back_to_another_daemon_has_its_name_and_addresses() {
+    let lab = Lab::new();
+    assert_eq!(lab.0.network(&["start", "lab"]).quiet(), "");
+    let ask = |what: &str, kind: &str| {
+        let mut words = vec!["dns", "query", "--network", "lab", what];
+        // Of an address it is what is asked for.
+        words.extend((kind != "PTR").then_some(kind));
+        let said = lab.0.vmlan(&words, "").out;
+        let of = format!("\t{kind}\t");
+        let line = said.lines().find(|line| line.contains(&of)).unwrap_or_default().to_owned();
+        line.rsplit('\t').next().unwrap_or_default().to_owned()
+    };
+    let six: Ipv6Addr = format!("{PREFIX}:1234::1").parse().unwrap();
+    let host = "lima-builder.internal";
+    let file = lab.0.path("_networks/lab/guests.json");
+    let mut machine = Machine::connect(&lab, 1);
+    let four = machine.lease("builder");
+    machine.asks_for(six);
+    let is_saved =
+        || std::fs::read_to_string(&file).is_ok_and(|text| text.contains(&six.to_string()));
+    eventually("the address in the file", || is_saved().then_some(()));
+
+    let first = lab.pid().unwrap();
+    kill_process(first, Signal::KILL).unwrap();
+    let second = eventually("another daemon", || lab.pid().filter(|pid| *pid != first));
+    let socket = lab.0.path("_networks/lab/lab_qemu.sock");
+    eventually("its socket", || UnixStream::connect(&socket).ok());
+    // Names are guests' that are there.
+    assert_eq!([ask(host, "A"), ask(host, "AAAA")], ["", ""]);
+    let mut machine = Machine::connect(&lab, 1);
+    machine.says_it_is(four);
+    let known = || {
+        let found = [ask(host, "A"), ask(host, "AAAA"), ask(&six.to_string(), "PTR")];
+        let want = [Ipv4Addr::from(four).to_string(), six.to_string(), format!("{host}.")];
+        (found == want).then_some(())
+    };
+    eventually("the name and its addresses", known);
+    assert_eq!(lab.pid(), Some(second));
+    // Gone with its guest, at once and for the next who asks.
+    drop(machine);
+    eventually("the end of the name", || ask(host, "AAAA").is_empty().then_some(()));
+    let mut other = Machine::connect(&lab, 2);
+    other.lease("other");
+    other.asks_for(six);
+    let others = || (ask("lima-other.internal", "AAAA") == six.to_string()).then_some(());
+    eventually("the address with its next owner", others);
+    assert_eq!(lab.0.network(&["stop", "lab"]).quiet(), "");
+    drop(other);
+    eventually("the daemon's end", || (lab.left().is_empty()).then_some(()));
 }
 
 impl Machine {

@@ -53,6 +53,7 @@ impl Engine {
             self.net.switch.give(mac, port, now);
             self.net.lease(addresses.0.into(), mac, port, now);
             self.net.lease(addresses.1.into(), mac, port, now);
+            self.net.come_back(mac, port, now);
         }
         self.gateway_worked();
         held.then_some(addresses)

@@ -119,7 +119,7 @@ impl Dhcp {
         self.host_names.get(&mac).map(|name| &**name)
     }
 
-    fn set_host_name(&mut self, mac: Mac, name: Option<&str>) {
+    pub(super) fn set_host_name(&mut self, mac: Mac, name: Option<&str>) {
         if self.host_names.len() >= MAX_HOST_NAMES {
             let pool = &self.pool;
             self.host_names.retain(|mac, _| pool.of(*mac).is_some_and(|l| l.state == State::Bound));

@@ -255,6 +255,18 @@ impl Pool {
         self.timers.next()
     }
 
+    /// The guest of a lease from before is there again.
+    pub(super) fn come_back(&mut self, mac: Mac, port: PortId) {
+        let Some(slot) = self.by_mac.get(&mac).copied() else { return };
+        if let Some(lease) = self.leases.get_mut(slot)
+            && (lease.state, lease.port) == (State::Bound, None)
+        {
+            lease.port = Some(port);
+            self.changes += 1;
+            self.count(slot, true);
+        }
+    }
+
     /// A port is gone: its guests keep their leases, but no longer count against its number.
     pub(super) fn forget_port(&mut self, port: PortId) {
         for (_, lease) in &mut self.leases {

@@ -25,6 +25,7 @@ use vmlan_wire::Mac;
 
 use crate::config::Config;
 use crate::io::{Io, PortId, Token};
+use crate::neighbor::{Neighbor, Used};
 use crate::net::Net;
 use crate::packet::Packet;
 use crate::stats::Drop;
@@ -88,6 +89,18 @@ impl Gateway {
         eth: &EthernetFrame<&[u8]>,
     ) -> Result<(), Drop> {
         arp::handle(net, io, port, eth)
+    }
+
+    /// An address has been learned. Whoever is there again with its lease has what was known of it.
+    pub(crate) fn guest_found(&mut self, net: &mut Net, ip: IpAddr, now: Instant) {
+        let known = net.neighbors.get(ip);
+        let Some(Neighbor { mac, port, .. }) = known.filter(|n| n.leased && n.used == Used::Yes)
+        else {
+            return;
+        };
+        self.dhcp.pool_mut().come_back(mac, port);
+        self.dhcp6.pool_mut().come_back(mac, port);
+        net.come_back(mac, port, now);
     }
 
     /// The configuration has other search domains than those of before.

@@ -7,6 +7,7 @@ use vmlan_wire::Mac;
 use super::lease::State;
 use crate::Engine;
 use crate::io::PortId;
+use crate::neighbor::Used;
 
 /// A guest that is there with a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,20 +45,20 @@ impl Engine {
 
     /// The address of the network's prefix that a guest has been seen to use: of several the one
     /// that it has by DHCPv6, else the one that shows its card (RFC 4862), else the first. Temporary
-    /// addresses (RFC 8981) come after that.
+    /// addresses (RFC 8981) come after that, and after all what it was seen with in an earlier run.
     pub fn ipv6_in_use(&self, mac: Mac, port: PortId) -> Option<Ipv6Addr> {
         let config = &self.net.config;
         let [a, b, c, d, e, f] = mac.0;
         let card = [a ^ 2, b, c, 0xff, 0xfe, d, e, f];
         let own = self.net.neighbors.of(mac, port).filter_map(|(ip, neighbor)| match ip {
-            IpAddr::V6(ip) if neighbor.used && config.is_guest(ip.into()) => {
-                Some((neighbor.leased, ip.octets().ends_with(&card), ip))
+            IpAddr::V6(ip) if neighbor.used != Used::Never && config.is_guest(ip.into()) => {
+                let rank = (neighbor.used, neighbor.leased, ip.octets().ends_with(&card));
+                Some((rank, ip))
             }
             _ => None,
         });
         // The first of the best.
-        let best =
-            own.reduce(|best, next| if (next.0, next.1) > (best.0, best.1) { next } else { best });
-        best.map(|(_, _, ip)| ip)
+        let best = own.reduce(|best, next| if next.0 > best.0 { next } else { best });
+        best.map(|(_, ip)| ip)
     }
 }

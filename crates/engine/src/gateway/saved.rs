@@ -1,6 +1,6 @@
 //! Leases on their way to a file and back: what survives the daemon.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use vmlan_wire::Mac;
 
@@ -51,6 +51,26 @@ impl Engine {
         }
         self.gateway_worked();
         restored
+    }
+
+    /// Takes over what [`Engine::present_leases`] said of a guest in an earlier run, after its leases.
+    /// It is so again if the guest comes back in time; nothing is kept from others until then.
+    pub fn restore_guest(
+        &mut self,
+        mac: Mac,
+        address6: Option<Ipv6Addr>,
+        host_name: Option<&str>,
+        until: Instant,
+    ) {
+        let lease = self.gateway.dhcp.pool().of(mac);
+        if lease.is_none_or(|lease| lease.state != State::Bound) {
+            return;
+        }
+        self.gateway.dhcp.set_host_name(mac, host_name);
+        let address6 = address6.map(IpAddr::V6).filter(|ip| self.net.config.is_guest(*ip));
+        if let Some(ip) = address6 {
+            self.net.neighbors.remember(ip, mac, until);
+        }
     }
 }
 

@@ -118,6 +118,7 @@ impl Files {
             stdout: self.file("default.stdout.log"),
             stderr: self.file("default.stderr.log"),
             leases: self.file("leases.json"),
+            guests: self.file("guests.json"),
             wishes: self.file("wishes.json"),
             additions: self.file("additions.json"),
         }

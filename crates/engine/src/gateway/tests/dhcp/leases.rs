@@ -291,3 +291,73 @@ fn leases_outlive_the_daemon() {
     assert_eq!(join(&mut world, port, 3), guest(17));
     assert_eq!(join(&mut world, port, 9), guest(15));
 }
+
+#[test]
+fn guests_that_come_back_to_another_daemon_are_known_by_their_leases() {
+    let mut world = World::new();
+    let (port, other) = (world.attach(), world.attach());
+    let now = world.now;
+    let until = now + Duration::from_secs(60);
+    let v6 = config().ipv6;
+    let (own, shared) = (v6.nth(0x1234_5678_9abc), v6.nth(0x2222));
+    for (n, ip) in [(1, guest(20)), (2, guest(21))] {
+        let lease = SavedLease { ip: ip.into(), mac: mac(n), until: now + 2 * (until.since(now)) };
+        assert!(world.engine.restore_lease(lease, now));
+    }
+    world.engine.restore_guest(mac(1), Some(own), Some("one"), until);
+    world.engine.restore_guest(mac(2), Some(shared), None, until);
+    // Without a lease, or with an address that no guest has.
+    world.engine.restore_guest(mac(3), Some(v6.nth(0x3333)), Some("three"), until);
+    world.engine.restore_guest(mac(2), Some(v6.gateway()), None, until);
+    assert_eq!(world.engine.present_leases().count(), 0);
+
+    let says = |world: &mut World, port, n: u8, ip: Ipv4Addr| {
+        world.send(port, &arp(1, BROADCAST, (mac(n), ip), (Mac([0; 6]), ip)));
+    };
+    let uses = |world: &mut World, port, n: u8, src: Ipv6Addr| {
+        let frame = to_mac(GATEWAY_MAC, n, &ip(src.into(), v6.gateway().into(), 59, 64, b""));
+        world.send(port, &frame);
+    };
+    let present = |world: &World| {
+        let known = world.engine.present_leases();
+        let mut known: Vec<_> = known.map(|l| (l.mac, l.address6, l.host_name)).collect();
+        known.sort_by_key(|known| known.0);
+        known.into_iter().map(|(_, six, name)| (six, name.map(str::to_owned))).collect::<Vec<_>>()
+    };
+    // What somebody else took before its guest was back is that one's.
+    uses(&mut world, other, 4, shared);
+    says(&mut world, port, 1, guest(20));
+    says(&mut world, other, 2, guest(21));
+    assert_eq!(present(&world), [(Some(own), Some("one".to_owned())), (None, None)]);
+    // Nobody takes it from a guest that is there, whose own word counts for more.
+    uses(&mut world, other, 4, own);
+    assert_eq!(world.engine.ipv6_in_use(mac(4), other), Some(shared));
+    let changed = v6.nth(0x4444);
+    uses(&mut world, port, 1, changed);
+    assert_eq!(present(&world)[0].0, Some(changed));
+    // It goes with its guest, and does not come back a second time to one that was there.
+    world.io(|engine, io| engine.remove_port(port, io));
+    uses(&mut world, other, 5, own);
+    assert_eq!(world.engine.ipv6_in_use(mac(5), other), Some(own));
+}
+
+#[test]
+fn guests_that_join_another_daemon_have_what_they_used_in_time() {
+    for (late, want) in [(0, true), (61, false)] {
+        let mut world = World::new();
+        let port = world.attach();
+        let own = config().ipv6.nth(0x1234_5678_9abc);
+        let lease = SavedLease {
+            ip: guest(20).into(),
+            mac: mac(1),
+            until: world.now + Duration::from_secs(1000),
+        };
+        assert!(world.engine.restore_lease(lease, world.now));
+        let until = world.now + Duration::from_secs(60);
+        world.engine.restore_guest(mac(1), Some(own), None, until);
+        world.pass(Duration::from_secs(late));
+        let (four, _) = world.engine.assign(mac(1), Some(port), None, world.now).unwrap();
+        assert_eq!(four, guest(20));
+        assert_eq!(world.engine.ipv6_in_use(mac(1), port), want.then_some(own));
+    }
+}
