@@ -374,7 +374,7 @@ mod tests {
     fn what_a_guest_used_in_an_earlier_run_is_its_own_while_it_is_there() {
         let mut known = neighbors();
         for n in 1..=3 {
-            known.remember(ip(n), mac(n as u16), at(60));
+            known.remember(ip(n.into()), mac(n), at(60));
         }
         // Nothing is kept for one that has not come back.
         assert!(known.claim(ip(1), mac(9), P1, at(0)));

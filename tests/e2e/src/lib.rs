@@ -11,6 +11,7 @@ pub mod bridge_host;
 pub mod dns_client;
 pub mod dns_message;
 pub mod frames;
+pub mod heartbeat;
 pub mod instances;
 pub mod managed;
 pub mod named;
@@ -25,6 +26,7 @@ pub mod upstream;
 pub mod world;
 
 pub use bridge_host::{As, BridgeHost, RunningGuest};
+pub use heartbeat::Heartbeat;
 pub use instances::MachineHost;
 pub use managed::Lab;
 pub use netd::Netd;

@@ -1,7 +1,16 @@
 //! Processes of a machine that are killed: what is left says so, and starts again.
 
-use vmlan_e2e::MachineHost;
+use std::time::Duration;
+
 use vmlan_e2e::netns::SOON;
+use vmlan_e2e::world::OUTSIDE;
+use vmlan_e2e::{Heartbeat, MachineHost};
+
+/// How long a network is away whose daemon is killed.
+const BOUND: Duration = Duration::from_secs(2);
+
+/// The files of the network's daemon.
+const NETWORK: &str = ".lima/_networks/user-v2";
 
 fn kill(host: &MachineHost, pid: &str) {
     host.run(&format!("kill -KILL {pid}"));
@@ -60,4 +69,51 @@ fn killed_processes_leave_a_clean_state() {
     host.run("vmlan stop one");
     assert_eq!(host.status("one"), "Stopped");
     nothing_is_left(&host);
+}
+
+/// Kills the network's daemon, and returns once it is dead.
+fn kill_network(host: &MachineHost) {
+    host.run(&format!(
+        "p=$(cat {NETWORK}/usernet_user-v2.pid); kill -KILL $p
+         while grep -qs '^State:\t[^Z]' /proc/$p/status; do :; done"
+    ));
+}
+
+/// What the network's nameserver says.
+fn look_up(host: &MachineHost, what: &str) -> String {
+    host.run(&format!("vmlan dns query --network user-v2 {what} || true"))
+}
+
+#[test]
+fn a_machine_whose_network_is_killed_goes_on_at_once_and_keeps_its_names() {
+    let host = MachineHost::new();
+    host.start("one", "networks:\n- lima: user-v2");
+    let six = "ip -6 -o address show dev eth0 scope global | grep -v tentative | grep -o 'fd[^/]*'";
+    let six = host.until(&format!("vmlan shell one sh -c \"{six}\""), SOON);
+    let name = "lima-one.internal";
+    let names = |host: &MachineHost| {
+        let aaaa = look_up(host, &format!("{name} AAAA")).contains(&format!("\tAAAA\t{six}"));
+        let ptr = look_up(host, &six).contains(&format!("\tPTR\t{name}."));
+        [aaaa, ptr]
+    };
+    // It is in the file by then, or a moment later.
+    host.until(&format!("grep {six} {NETWORK}/guests.json"), SOON);
+    assert_eq!(names(&host), [true; 2]);
+
+    let mut heartbeat = Heartbeat::listen(&host.outside, OUTSIDE);
+    host.guest("one", &Heartbeat::script(OUTSIDE));
+    let outage = heartbeat.outage(|| kill_network(&host));
+    println!("a machine was without its network for {outage:?}");
+    assert!(outage.traffic < BOUND && outage.reset < BOUND, "{outage:?}");
+    assert_eq!(names(&host), [true; 2]);
+
+    // What stands still says nothing by which it could be known.
+    let machine = host.pid("one", "qemu.pid");
+    host.run(&format!("kill -STOP {machine}"));
+    kill_network(&host);
+    let known = host.until(&format!("vmlan dns query --network user-v2 {name} A"), SOON);
+    let now = names(&host);
+    host.run(&format!("kill -CONT {machine}"));
+    assert_eq!(now, [true; 2], "{known}");
+    host.until("vmlan shell one true", SOON);
 }
