@@ -1,6 +1,7 @@
 //! A host of the test's own for networks with a bridge: network, mounts, accounts and sudo of its own,
 //! an ordinary user, the helper where it belongs and the sudoers file that `vmlan sudoers` prints.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Output, Stdio};
@@ -97,6 +98,17 @@ impl BridgeHost {
         format!("/proc/{}/root{path}", self.0.id())
     }
 
+    /// The process that holds the host's namespaces.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Whether a process sees the host's files.
+    pub fn is_home_of(&self, pid: &str) -> bool {
+        let files = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+        files(pid).is_some_and(|own| Some(own) == files(&self.0.id().to_string()))
+    }
+
     /// The command that runs a shell's words on the host.
     pub fn command(&self, who: As, script: &str) -> Command {
         let mut command = Command::new("nsenter");
@@ -156,6 +168,20 @@ impl BridgeHost {
     /// asks for it.
     #[track_caller]
     pub fn tap(&self, bridge: &str, mac: &str) -> OwnedFd {
+        let log = tempfile::NamedTempFile::new().expect("a temporary file");
+        let (ours, mut helper) = self.helper(bridge, log.as_file());
+        vmlan_link::scm::send_fds(&ours, format!("tap {mac}").as_bytes(), &[]).expect("a request");
+        let ended = helper.wait(SOON);
+        let said = std::fs::read_to_string(log.path()).expect("a file");
+        assert!(ended.success(), "{said}");
+        let (_, fds) = vmlan_link::scm::recv_fds(&ours, &mut [0; 64]).expect("an answer");
+        fds.into_iter().next().expect("a card")
+    }
+
+    /// Has sudo run the helper for the ordinary user, who wants a card on a network that is there and has
+    /// yet to say which. What it says goes to `log`.
+    #[track_caller]
+    pub fn helper(&self, bridge: &str, log: &File) -> (OwnedFd, Process) {
         // The helper wants to see the user's own socket.
         let pair = std::thread::scope(|scope| {
             let made = scope.spawn(|| {
@@ -167,14 +193,11 @@ impl BridgeHost {
             made.join().expect("a thread")
         });
         let (ours, theirs) = pair;
-        vmlan_link::scm::send_fds(&ours, format!("tap {mac}").as_bytes(), &[]).expect("a request");
         let helper = "exec sudo -n -u root -g root -- /usr/local/libexec/vmlan-helper";
-        let mut command = self.command(As::User, &format!("{helper} attach --bridge={bridge}"));
-        let output = command.stdin(theirs).output().expect("sudo runs");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
-        let (_, fds) = vmlan_link::scm::recv_fds(&ours, &mut [0; 64]).expect("an answer");
-        fds.into_iter().next().expect("a card")
+        let mut command =
+            self.command(As::User, &format!("{helper} attach --bridge={bridge} 2>&1"));
+        let log = log.try_clone().expect("a second handle of the file");
+        (ours, Process::spawn(command.stdin(theirs).stdout(log)))
     }
 
     /// Everything that a network may change, a fact in a line; less what passes with time.
@@ -289,20 +312,26 @@ impl RunningGuest {
         }
         panic!("the guest has no process: {}", self.process.stderr())
     }
+
     /// `vmlan run`, and all that it has started.
     pub fn processes(&self) -> Vec<String> {
-        let mut found = vec![self.process.id().to_string()];
-        let mut looked_at = 0;
-        while let Some(pid) = found.get(looked_at) {
-            looked_at += 1;
-            // Each of its threads has children of its own.
-            let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
-            let children = threads.flatten().map(|thread| {
-                std::fs::read_to_string(thread.path().join("children")).unwrap_or_default()
-            });
-            let children: Vec<String> = children.collect();
-            found.extend(children.iter().flat_map(|c| c.split_whitespace()).map(str::to_owned));
-        }
-        found
+        family(self.process.id())
     }
+}
+
+/// A process, and all that it has started.
+pub fn family(pid: u32) -> Vec<String> {
+    let mut found = vec![pid.to_string()];
+    let mut looked_at = 0;
+    while let Some(pid) = found.get(looked_at) {
+        looked_at += 1;
+        // Each of its threads has children of its own.
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+        let children = threads.flatten().map(|thread| {
+            std::fs::read_to_string(thread.path().join("children")).unwrap_or_default()
+        });
+        let children: Vec<String> = children.collect();
+        found.extend(children.iter().flat_map(|c| c.split_whitespace()).map(str::to_owned));
+    }
+    found
 }
