@@ -285,9 +285,7 @@ signal.pause()
 
     #[test]
     fn it_is_there_from_the_first_user_to_the_last_and_comes_back() {
-        if !rustix::process::geteuid().is_root() {
-            return;
-        }
+        assert!(rustix::process::geteuid().is_root(), "this test needs root");
         let lab = lab(DAEMON);
         let first = network(&lab).join().unwrap();
         let holder = || PidFile::holder(&lab.commands.pidfile).unwrap();
@@ -309,9 +307,7 @@ signal.pause()
 
     #[test]
     fn what_cannot_be_started_is_told_with_its_last_words() {
-        if !rustix::process::geteuid().is_root() {
-            return;
-        }
+        assert!(rustix::process::geteuid().is_root(), "this test needs root");
         let lab = lab("import sys; sys.exit('sudo: a password is required')");
         let error = network(&lab).join().unwrap_err().to_string();
         assert!(error.contains("a password") && error.contains("vmlan sudoers"), "{error}");

@@ -154,15 +154,17 @@ fn interfaces_of_others_are_not_taken() {
 
 #[test]
 fn without_root_nothing_happens() {
-    let output = std::process::Command::new("setpriv")
-        .args(["--reuid", "61234", "--regid", "61234", "--clear-groups"])
-        .arg(env!("CARGO_BIN_EXE_vmlan-helper"))
-        .args(["stop", "--bridge=vmlan-host"])
-        .output();
-    // The binary may be where that user cannot go.
-    if let Ok(output) = output {
-        assert!(!output.status.success());
+    let host = Host::new();
+    // Where every user may go.
+    host.sh(&format!("install -m 755 {} /run/helper", env!("CARGO_BIN_EXE_vmlan-helper")));
+    let before = host.listing();
+    let user = "setpriv --reuid 61234 --regid 61234 --clear-groups";
+    for args in ["stop --bridge=vmlan-host", ATTACH, &format!("start {HOST}")] {
+        // Whatever it is told of who calls.
+        let said = host.sh(&format!("! SUDO_UID=0 {user} /run/helper {args} 2>&1 </dev/null"));
+        assert!(said.contains("only root can do this: vmlan runs it by sudo"), "{said}");
     }
+    host.listing().assert_same(&before);
 }
 
 #[test]
