@@ -10,6 +10,9 @@ BOOT_MODULES=(
     failover net_failover virtio_net
 )
 
+# How packages are looked for and fetched.
+apt_options=()
+
 as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
@@ -25,7 +28,7 @@ unpack_packages() {
     shift
     rm -rf "$new"
     mkdir -p "$new/debs"
-    (cd "$new/debs" && apt-get download -q "$@")
+    (cd "$new/debs" && apt-get "${apt_options[@]}" download -q "$@")
     for deb in "$new"/debs/*.deb; do
         dpkg -x "$deb" "$new/root"
     done
@@ -34,13 +37,25 @@ unpack_packages() {
     rm -rf "$new"
 }
 
-# unpack_kernel DIR: unpacks Debian's cloud kernel into DIR, unless it is there.
+# use_packages_of ARCHITECTURE DIR: packages are another architecture's from now on, by lists in DIR;
+# those of this machine stay as they are.
+use_packages_of() {
+    mkdir -p "$2"/{lists,archives}/partial
+    : >"$2/status"
+    apt_options=(
+        -o APT::Architecture="$1" -o APT::Architectures="$1" -o Dir::State="$2"
+        -o Dir::State::status="$2/status" -o Dir::Cache="$2"
+    )
+    apt-get "${apt_options[@]}" update -q
+}
+
+# unpack_kernel DIR PACKAGE: unpacks the kernel that a package of Debian's depends on into DIR,
+# unless it is there.
 unpack_kernel() {
     local kernel
     [ -d "$1/boot" ] && return
-    as_root apt-get update -q
-    # This package only depends on that of the current kernel.
-    kernel=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image/ { print $2 }')
+    [ "${#apt_options[@]}" != 0 ] || as_root apt-get update -q
+    kernel=$(apt-cache "${apt_options[@]}" depends "$2" | awk '/Depends: linux-image/ { print $2 }')
     unpack_packages "$1" "$kernel"
 }
 

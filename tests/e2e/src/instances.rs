@@ -61,6 +61,8 @@ pub enum Image {
     Small,
     /// The whole Debian.
     Debian,
+    /// The machine in memory, for another processor than tests run on.
+    Arm,
 }
 
 impl MachineHost {
@@ -159,11 +161,19 @@ impl MachineHost {
         let (files, memory, disk) = match image {
             Image::Small => ("small", "256MiB", "16MiB"),
             Image::Debian => ("debian", "768MiB", "3GiB"),
+            Image::Arm => ("arm", "256MiB", "16MiB"),
+        };
+        let (arch, kernel, console) = match image {
+            Image::Small | Image::Debian => ("x86_64", "vmlinuz", "ttyS0"),
+            Image::Arm => ("aarch64", "arm.vmlinuz", "ttyAMA0"),
         };
         let text = format!(
-            "images:\n\
+            "arch: {arch}\n\
+             images:\n\
              - location: /run/machines/{files}.raw\n  \
-               kernel:\n    location: /run/machines/vmlinuz\n    cmdline: {CMDLINE}\n  \
+               arch: {arch}\n  \
+               kernel:\n    location: /run/machines/{kernel}\n    \
+                 cmdline: console={console} {CMDLINE}\n  \
                initrd:\n    location: /run/machines/{files}.initramfs\n\
              cpus: 1\nmemory: {memory}\ndisk: {disk}\n{lines}\n"
         );
@@ -224,8 +234,7 @@ impl MachineHost {
     }
 }
 
-const CMDLINE: &str =
-    "console=ttyS0 quiet panic=-1 random.trust_cpu=on mitigations=off systemd.show_status=0";
+const CMDLINE: &str = "quiet panic=-1 random.trust_cpu=on mitigations=off systemd.show_status=0";
 
 impl Default for MachineHost {
     fn default() -> Self {

@@ -103,6 +103,29 @@ fn a_machine_is_started_used_and_started_again() {
 }
 
 #[test]
+fn a_machine_for_another_processor_is_used_like_any() {
+    let host = MachineHost::new();
+    nameserver::serve(&host.outside, OUTSIDE);
+    host.describe("one", Image::Arm, "");
+    let said = host.run("vmlan start one.yaml 2>&1");
+    assert!(said.contains("emulated"), "{said}");
+    // It has an agent if one could be built.
+    let without = vmlan_vm::agent::binary("aarch64").is_none();
+    assert_eq!(said.contains("UDP") && said.contains("not forwarded"), without, "{said}");
+    assert_eq!(host.listed("one").expect("a machine")["arch"], "aarch64");
+    assert_eq!(host.run("vmlan shell one uname -m"), "aarch64");
+    assert!(host.guest("one", "nslookup -type=a known.test").contains("203.0.113.7"));
+    transfers(&host, OUTSIDE);
+    host.guest("one", "echo from there >/tmp/word; httpd -p 127.0.0.1:8000 -h /tmp");
+    assert_eq!(host.until("curl -sf http://127.0.0.1:8000/word", SOON), "from there");
+    host.guest("one", "killall httpd");
+    host.until("! curl -s http://127.0.0.1:8000/word", SOON);
+    // Debian's kernel for clouds has no power button without firmware that tells of it.
+    host.run("vmlan stop --force one");
+    host.await_end("qemu-system");
+}
+
+#[test]
 fn two_starts_at_once_make_one_machine() {
     let host = MachineHost::new();
     host.describe("one", Image::Small, "");
