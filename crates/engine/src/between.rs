@@ -7,9 +7,8 @@
 
 use std::time::Duration;
 
-use arrayvec::ArrayVec;
 use smoltcp::wire::EthernetFrame;
-use vmlan_wire::{Frame, FrameBatch, OutFrame};
+use vmlan_wire::{Frame, FrameBatch};
 
 use crate::gateway::guard::{self, Claims};
 use crate::io::{Io, PortId};
@@ -22,9 +21,6 @@ pub const PATIENCE: Duration = Duration::from_millis(10);
 
 /// A sender is paused only if everything it has sent for so long went to one guest.
 pub(crate) const DEVOTED: Duration = Duration::from_millis(100);
-
-/// Frames that leave together.
-const MAX_RUN: usize = 64;
 
 /// Why the frames of a batch were not all handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,21 +57,22 @@ impl Way {
 
     fn is_of(&self, net: &Net, frame: &Frame<'_>) -> bool {
         frame.data.first_chunk() == Some(&self.ethernet)
-            && EthernetFrame::new_checked(frame.data)
-                .is_ok_and(|eth| guard::check(&net.config, &eth) == Ok(self.claims))
+            && (guard::is_tcp_from(frame.data, self.claims.source)
+                || EthernetFrame::new_checked(frame.data)
+                    .is_ok_and(|eth| guard::check(&net.config, &eth) == Ok(self.claims)))
     }
 }
 
 /// Sends the frame at `run.index`, whose way this is, and those after it that have the same way.
 /// Returns how many were handled; 0 says that the first is to wait.
 pub(crate) fn pass_on(net: &mut Net, io: &mut Io<'_>, way: &Way, run: Run<'_>) -> usize {
-    let mut frames: ArrayVec<OutFrame<'_>, MAX_RUN> = ArrayVec::new();
-    let all = (run.index..).map_while(|index| run.batch.get(index)).take(MAX_RUN).enumerate();
-    let same = all.take_while(|(n, frame)| *n == 0 || way.is_of(net, frame));
-    frames.extend(same.map(|(_, frame)| OutFrame::from(frame)));
+    let next = (run.index + 1..).map_while(|index| run.batch.get(index));
+    let same = next.take_while(|frame| way.is_of(net, frame)).count();
+    let frames = run.index..run.index + 1 + same;
 
     let devoted = net.switch.sent_to(run.from, way.to, io.now);
-    let taken = net.switch.transmit(io.links, way.to, &frames, &mut net.stats);
+    let all = frames.clone();
+    let taken = net.switch.pass_on(io.links, way.to, run.batch, all, &mut net.stats);
     if taken == frames.len() {
         return taken;
     }
@@ -158,6 +155,20 @@ mod tests {
         go(&mut world, from, &batch(frames), 0);
         assert_eq!(world.sent(to), [datagram(1), datagram(2), datagram(3)]);
         assert_eq!((world.dropped(Drop::Source), world.dropped(Drop::Rogue)), (1, 1));
+    }
+
+    #[test]
+    fn a_segment_in_anothers_name_is_found_among_others() {
+        let (mut world, from, to) = pair();
+        let segment = |source: u8, n: u8| {
+            let packet = ip(guest(source).into(), guest(102).into(), 6, 64, &[n; 20]);
+            to_mac(mac(TO), 1, &packet)
+        };
+        let short = segment(101, 3)[..30].to_vec();
+        let frames = [segment(101, 1), segment(101, 2), segment(102, 2), short, segment(101, 4)];
+        go(&mut world, from, &batch(frames), 0);
+        assert_eq!(world.sent(to), [segment(101, 1), segment(101, 2), segment(101, 4)]);
+        assert_eq!((world.dropped(Drop::Source), world.dropped(Drop::Malformed)), (1, 1));
     }
 
     #[test]

@@ -8,9 +8,10 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::path::PathBuf;
 
-use vmlan_wire::OutFrame;
+use vmlan_wire::{FrameBatch, OutFrame};
 
 use crate::time::Instant;
 
@@ -33,6 +34,12 @@ pub trait Links {
     /// [`Engine::handle_port_writable`](crate::Engine::handle_port_writable) follows when there is
     /// room. Frames only carry offloads that the port was registered with.
     fn send(&mut self, port: PortId, frames: &[OutFrame<'_>]) -> usize;
+
+    /// As [`Links::send`], with received frames that need not be touched. A link that has them in
+    /// their place in the batch as it would send them may do that in one piece.
+    fn pass_on(&mut self, port: PortId, batch: &FrameBatch, frames: Range<usize>) -> usize {
+        batch.send_by(frames, |frames| self.send(port, frames))
+    }
 }
 
 /// A name that the engine gives to a socket or a query; the host returns it with each event.

@@ -4,6 +4,7 @@
 //! frame that is cut by the end of a read is kept, in a buffer that exists as long as it does.
 
 use std::io;
+use std::ops::Range;
 
 use arrayvec::ArrayVec;
 use vmlan_wire::{FrameBatch, Offload};
@@ -63,6 +64,25 @@ impl Framing {
             Self::Hyperkit => word.extend(u16::try_from(len).unwrap_or(u16::MAX).to_le_bytes()),
         }
         word
+    }
+
+    /// The bytes of the first of these frames of a batch, as many as lie in its buffer one after the
+    /// other, each with its length before it.
+    pub fn run(self, batch: &FrameBatch, frames: Range<usize>) -> &[u8] {
+        let word_len = self.word_len();
+        let first = batch.place(frames.start).and_then(|place| place.start.checked_sub(word_len));
+        let Some(start) = first else { return &[] };
+        let mut end = start;
+        for place in frames.map_while(|index| batch.place(index)) {
+            let word = batch.buf.get(end..place.start);
+            if !(MIN_FRAME..=self.max_frame()).contains(&place.len())
+                || word != Some(&self.word(place.len()))
+            {
+                break;
+            }
+            end = place.end;
+        }
+        batch.buf.get(start..end).unwrap_or_default()
     }
 
     /// Takes a word off a stream, if all of it is there.

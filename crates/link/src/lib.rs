@@ -26,6 +26,7 @@ pub mod stream;
 #[cfg(target_os = "linux")]
 pub mod tap;
 
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
@@ -124,6 +125,12 @@ pub trait Link: std::fmt::Debug + Send {
     /// peer that is gone count as taken.
     fn send(&mut self, peer: PeerId, frames: &[OutFrame<'_>]) -> usize;
 
+    /// As [`Link::send`], with frames as some link has received them: one that would send them just
+    /// as they lie in the batch may do so.
+    fn pass_on(&mut self, peer: PeerId, batch: &FrameBatch, frames: Range<usize>) -> usize {
+        batch.send_by(frames, |frames| self.send(peer, frames))
+    }
+
     /// Pushes out what `send` has buffered. To be called at the end of every pass in which
     /// something was sent, and on writability.
     fn flush(&mut self) -> Flushed;
@@ -162,6 +169,10 @@ impl<L: Link + ?Sized> Link for Box<L> {
 
     fn send(&mut self, peer: PeerId, frames: &[OutFrame<'_>]) -> usize {
         (**self).send(peer, frames)
+    }
+
+    fn pass_on(&mut self, peer: PeerId, batch: &FrameBatch, frames: Range<usize>) -> usize {
+        (**self).pass_on(peer, batch, frames)
     }
 
     fn flush(&mut self) -> Flushed {

@@ -1,12 +1,13 @@
 //! A guest on a UNIX stream socket, with a length before each frame.
 //!
-//! Small frames are copied together and leave by one system call for many; large ones go straight
-//! from where they lie. What the socket does not take is kept, up to `PENDING_MAX` and one
-//! frame; then [`Link::send`] takes no more.
+//! Small frames are copied together and leave by one system call for many; large ones, and received
+//! ones that lie in their batch as they came off a stream, go straight from where they lie. What the
+//! socket does not take is kept, up to `PENDING_MAX` and one frame; then [`Link::send`] takes no more.
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::mem::take;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use arrayvec::ArrayVec;
@@ -142,6 +143,24 @@ impl StreamLink {
         frames.len()
     }
 
+    /// Writes the bytes of a batch's frames, length words and all, and returns how many were taken:
+    /// the rest of one that had to be cut is kept.
+    fn write_run(&mut self, run: &[u8], batch: &FrameBatch, frames: Range<usize>) -> usize {
+        let sent = self.write(&[IoSlice::new(run)]);
+        let (mut taken, mut end) = (0, 0);
+        for place in frames.map_while(|index| batch.place(index)) {
+            if end >= sent {
+                break;
+            }
+            end += self.framing.word_len() + place.len();
+            taken += 1;
+        }
+        if let Some(cut) = run.get(sent..end).filter(|cut| !cut.is_empty()) {
+            self.out.append(cut);
+        }
+        taken
+    }
+
     fn fail(&mut self, reason: CloseReason) {
         self.broken.get_or_insert(reason);
         self.blocked = false;
@@ -222,6 +241,14 @@ impl Link for StreamLink {
         taken
     }
 
+    fn pass_on(&mut self, peer: PeerId, batch: &FrameBatch, frames: Range<usize>) -> usize {
+        let run = self.framing.run(batch, frames.clone());
+        let now = !self.blocked && self.broken.is_none() && run.len() >= GATHER_MIN;
+        let taken = if now { self.write_run(run, batch, frames.clone()) } else { 0 };
+        let rest = frames.start + taken..frames.end;
+        taken + batch.send_by(rest, |frames| self.send(peer, frames))
+    }
+
     fn flush(&mut self) -> Flushed {
         if self.blocked && is_writable(self.socket.as_fd()) {
             self.blocked = false;
@@ -266,6 +293,15 @@ impl Pending {
 
     /// Appends a frame without its first `skip` bytes, the length word included.
     fn append_after(&mut self, skip: usize, word: &[u8], frame: &OutFrame<'_>) {
+        let mut skip = skip;
+        for piece in std::iter::once(word).chain(pieces(frame)) {
+            let here = skip.min(piece.len());
+            self.append(piece.get(here..).unwrap_or_default());
+            skip -= here;
+        }
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
         if self.buf.capacity() == 0 {
             self.buf = SPARE.take();
             self.buf.reserve_exact(Self::CAPACITY);
@@ -273,12 +309,7 @@ impl Pending {
             self.buf.drain(..self.start);
             self.start = 0;
         }
-        let mut skip = skip;
-        for piece in std::iter::once(word).chain(pieces(frame)) {
-            let here = skip.min(piece.len());
-            self.buf.extend_from_slice(piece.get(here..).unwrap_or_default());
-            skip -= here;
-        }
+        self.buf.extend_from_slice(bytes);
     }
 
     fn consume(&mut self, n: usize) {

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::time::Instant as SystemInstant;
 
@@ -457,6 +458,40 @@ impl Ports {
         }
     }
 
+    /// Has the link behind a port take `len` frames by `send`, which is told how many it has taken,
+    /// and returns how many it took.
+    fn hand_over(
+        &mut self,
+        port: PortId,
+        len: usize,
+        mut send: impl FnMut(&mut dyn Link, PeerId, usize) -> usize,
+    ) -> usize {
+        let Some(place) = self.places.get(usize::from(port.0)).copied().flatten() else { return 0 };
+        let Some(entry) = self.links.get_mut(place.link as usize) else { return 0 };
+        let mut taken = send(&mut *entry.link, place.peer, 0);
+        if taken < len && !entry.blocked {
+            // What it holds may go out now and make room for the rest.
+            if entry.link.flush() == Flushed::Done {
+                taken += send(&mut *entry.link, place.peer, taken);
+            }
+        }
+        if let Some(Some(guest)) = entry.guests.get_mut(place.peer.0 as usize) {
+            guest.full |= taken < len;
+        }
+        self.set_dirty(place.link);
+        taken
+    }
+
+    fn count_sent(&mut self, port: PortId, lens: impl Iterator<Item = usize>) {
+        if let Some(guest) = self.guest_mut(port) {
+            let (frames, bytes) = &mut guest.traffic.to_guest;
+            for len in lens {
+                *frames += 1;
+                *bytes += len as u64;
+            }
+        }
+    }
+
     fn unplace(&mut self, port: PortId) {
         if let Some(place) = self.places.get_mut(usize::from(port.0)) {
             *place = None;
@@ -467,27 +502,29 @@ impl Ports {
 
 impl Links for Ports {
     fn send(&mut self, port: PortId, frames: &[OutFrame<'_>]) -> usize {
-        let Some(place) = self.places.get(usize::from(port.0)).copied().flatten() else { return 0 };
-        let Some(entry) = self.links.get_mut(place.link as usize) else { return 0 };
-        let mut taken = entry.link.send(place.peer, frames);
-        if taken < frames.len() && !entry.blocked {
-            // What it holds may go out now and make room for the rest.
-            if entry.link.flush() == Flushed::Done {
-                let rest = frames.get(taken..).unwrap_or(&[]);
-                taken += entry.link.send(place.peer, rest);
-            }
+        let taken = self.hand_over(port, frames.len(), |link, peer, taken| {
+            link.send(peer, frames.get(taken..).unwrap_or_default())
+        });
+        let frames = frames.get(..taken).unwrap_or_default();
+        self.count_sent(port, frames.iter().map(OutFrame::len));
+        if !self.captures.is_empty()
+            && let Some(guest) = self.guest_mut(port)
+        {
+            let name = guest.name.clone();
+            self.captures.sent(port, name.as_deref(), frames);
         }
-        if let Some(Some(guest)) = entry.guests.get_mut(place.peer.0 as usize) {
-            let (frames_sent, bytes) = &mut guest.traffic.to_guest;
-            *frames_sent += taken as u64;
-            *bytes += frames.iter().take(taken).map(OutFrame::len).sum::<usize>() as u64;
-            guest.full |= taken < frames.len();
-            if !self.captures.is_empty() {
-                let taken = frames.get(..taken).unwrap_or_default();
-                self.captures.sent(port, guest.name.as_deref(), taken);
-            }
+        taken
+    }
+
+    fn pass_on(&mut self, port: PortId, batch: &FrameBatch, frames: Range<usize>) -> usize {
+        if !self.captures.is_empty() {
+            return batch.send_by(frames, |frames| self.send(port, frames));
         }
-        self.set_dirty(place.link);
+        let taken = self.hand_over(port, frames.len(), |link, peer, taken| {
+            link.pass_on(peer, batch, frames.start + taken..frames.end)
+        });
+        let taken_frames = frames.start..frames.start + taken;
+        self.count_sent(port, taken_frames.filter_map(|i| Some(batch.place(i)?.len())));
         taken
     }
 }

@@ -2,6 +2,10 @@
 //! network card left undone. The metadata is virtio's (`struct virtio_net_hdr`), because TAP,
 //! vhost-user and VZ all speak it; links without offload use [`Offload::NONE`].
 
+use std::ops::Range;
+
+use arrayvec::ArrayVec;
+
 /// What has been left undone to a frame, or is known about it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offload {
@@ -91,6 +95,9 @@ impl<'a> From<Frame<'a>> for OutFrame<'a> {
     }
 }
 
+/// Frames that are sent at once.
+const GROUP: usize = 64;
+
 /// Received frames in one buffer. A link fills it, the engine reads it, and it is used again:
 /// no allocation per frame.
 #[derive(Debug, Default)]
@@ -154,10 +161,35 @@ impl FrameBatch {
     }
 
     pub fn get(&self, index: usize) -> Option<Frame<'_>> {
+        let data = self.buf.get(self.place(index)?)?;
+        Some(Frame { data, offload: self.frames.get(index)?.offload })
+    }
+
+    /// Where in the buffer a frame lies.
+    pub fn place(&self, index: usize) -> Option<Range<usize>> {
         let entry = self.frames.get(index)?;
         let start = entry.start as usize;
-        let data = self.buf.get(start..start + entry.len as usize)?;
-        Some(Frame { data, offload: entry.offload })
+        Some(start..start + entry.len as usize)
+    }
+
+    /// Has `send` take these frames in order, a group at a time, until it takes fewer than it was
+    /// given. Returns how many it took.
+    pub fn send_by(
+        &self,
+        mut frames: Range<usize>,
+        mut send: impl FnMut(&[OutFrame<'_>]) -> usize,
+    ) -> usize {
+        let first = frames.start;
+        while !frames.is_empty() {
+            let mut group: ArrayVec<OutFrame<'_>, GROUP> = ArrayVec::new();
+            group.extend(frames.clone().map_while(|i| self.get(i)).map(OutFrame::from).take(GROUP));
+            let taken = send(&group);
+            frames.start += taken;
+            if taken < group.len() || group.is_empty() {
+                break;
+            }
+        }
+        frames.start - first
     }
 
     pub fn iter(&self) -> impl Iterator<Item = Frame<'_>> {

@@ -93,6 +93,15 @@ pub(crate) fn check(config: &Config, eth: &EthernetFrame<&[u8]>) -> Result<Claim
     Ok(Claims { source, ..claims })
 }
 
+/// Whether a frame is TCP over IPv4 from a source that [`check`] has accepted: then it claims nothing
+/// else.
+pub(crate) fn is_tcp_from(frame: &[u8], source: Option<IpAddr>) -> bool {
+    let (Some(head), Some(IpAddr::V4(source))) = (frame.first_chunk::<34>(), source) else {
+        return false;
+    };
+    head[12..14] == IPV4.to_be_bytes() && head[23] == TCP && head[26..30] == source.octets()
+}
+
 /// Whatever the hardware type says: receivers take several for Ethernet.
 fn arp(config: &Config, mac: Mac, packet: &[u8]) -> Result<Claims, Drop> {
     let (Some(kind), Some(sender)) = (packet.get(2..6), address_v4(packet, 14)) else {

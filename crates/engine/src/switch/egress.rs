@@ -59,7 +59,7 @@ pub(super) fn send(
     {
         let (n, full) = match need(first, caps) {
             Need::Nothing => {
-                let run = rest.iter().take_while(|f| matches!(need(f, caps), Need::Nothing));
+                let run = rest.iter().take_while(|f| is_plain(f, caps));
                 let run = rest.get(..run.count()).unwrap_or_default();
                 let n = links.send(port, run);
                 (n, n < run.len())
@@ -84,6 +84,11 @@ pub(super) fn send(
         }
     }
     taken
+}
+
+/// Whether the port can take a frame as it is.
+pub(super) fn is_plain(frame: &OutFrame<'_>, caps: PortCaps) -> bool {
+    matches!(need(frame, caps), Need::Nothing)
 }
 
 fn need(frame: &OutFrame<'_>, caps: PortCaps) -> Need {

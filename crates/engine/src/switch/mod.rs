@@ -7,9 +7,10 @@
 mod egress;
 mod fdb;
 
+use std::ops::Range;
 use std::time::Duration;
 
-use vmlan_wire::{Mac, OutFrame};
+use vmlan_wire::{FrameBatch, Mac, OutFrame};
 
 use crate::between::DEVOTED;
 use crate::io::{Links, PortId};
@@ -174,6 +175,27 @@ impl Switch {
         let taken = egress::send(links, port, caps, frames, &mut self.scratch, stats);
         stats.frames_out += taken as u64;
         stats.bytes_out += frames.iter().take(taken).map(|f| f.len() as u64).sum::<u64>();
+        taken
+    }
+
+    /// Sends frames as they were received to one port, and returns how many it took.
+    pub(crate) fn pass_on(
+        &mut self,
+        links: &mut dyn Links,
+        port: PortId,
+        batch: &FrameBatch,
+        frames: Range<usize>,
+        stats: &mut Stats,
+    ) -> usize {
+        let Some(caps) = self.caps(port) else { return 0 };
+        let plain = |i| batch.get(i).is_some_and(|frame| egress::is_plain(&frame.into(), caps));
+        if !frames.clone().all(plain) {
+            return batch.send_by(frames, |frames| self.transmit(links, port, frames, stats));
+        }
+        let taken = links.pass_on(port, batch, frames.clone());
+        let lens = frames.take(taken).filter_map(|i| Some(batch.place(i)?.len() as u64));
+        stats.frames_out += taken as u64;
+        stats.bytes_out += lens.sum::<u64>();
         taken
     }
 

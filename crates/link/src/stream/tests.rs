@@ -29,22 +29,27 @@ fn split(data: &[u8]) -> OutFrame<'_> {
     OutFrame { head, body: [a, b], offload: Offload::NONE }
 }
 
-/// Sends everything while the other end reads pieces of `read` bytes, and returns what it got.
-fn carry(frames: &[Vec<u8>], burst: usize, buffer: usize, read: usize) -> Vec<u8> {
+/// Has `send` give a link so many frames, some at a time, while the other end reads pieces of `read`
+/// bytes, and returns what it got.
+fn carry(
+    count: usize,
+    buffer: usize,
+    read: usize,
+    mut send: impl FnMut(&mut StreamLink, usize) -> usize,
+) -> Vec<u8> {
     let (mut link, mut theirs) = pair();
     rustix::net::sockopt::set_socket_send_buffer_size(&link.socket, buffer).unwrap();
     theirs.set_nonblocking(true).unwrap();
-    let out: Vec<_> = frames.iter().map(|f| split(f)).collect();
     let mut got = Vec::new();
     let mut piece = vec![0; read];
     let mut at = 0;
     loop {
-        at += link.send(PeerId(0), &out[at..(at + burst).min(out.len())]);
+        at += send(&mut link, at);
         assert!(link.out.len() <= PENDING_MAX + LENGTH + MAX_FRAME);
         let flushed = link.flush();
         match theirs.read(&mut piece) {
             Ok(n) => got.extend_from_slice(&piece[..n]),
-            Err(_) if at == out.len() && flushed == Flushed::Done => break,
+            Err(_) if at == count && flushed == Flushed::Done => break,
             Err(_) => {}
         }
     }
@@ -63,8 +68,60 @@ proptest! {
     ) {
         let frames: Vec<_> = sizes.iter().enumerate().map(|(i, n)| frame(*n, i)).collect();
         let expected: Vec<u8> = frames.iter().flat_map(|f| framed(f)).collect();
-        prop_assert!(carry(&frames, burst, buffer, read) == expected);
+        let out: Vec<_> = frames.iter().map(|f| split(f)).collect();
+        let got = carry(out.len(), buffer, read, |link, at| {
+            link.send(PeerId(0), &out[at..(at + burst).min(out.len())])
+        });
+        prop_assert!(got == expected);
     }
+
+    #[test]
+    fn what_is_passed_on_arrives_in_order(
+        frames in prop::collection::vec(
+            (prop_oneof![14usize..200, Just(1514usize), 20_000usize..65_553], 0..9), 1..60),
+        burst in 1usize..60,
+        buffer in prop_oneof![Just(4096usize), Just(100_000usize), Just(1 << 20)],
+        read in prop_oneof![100usize..5000, Just(300_000usize)],
+    ) {
+        let mut batch = FrameBatch::default();
+        let mut expected = Vec::new();
+        for (i, (len, kind)) in frames.into_iter().enumerate() {
+            let mut stored = framed(&frame(len, i));
+            let start = batch.buf.len() + LENGTH;
+            if kind != 0 {
+                expected.extend_from_slice(&stored);
+            }
+            if kind == 1 {
+                // As a link without lengths, or with others, may have left it.
+                stored[..LENGTH].fill(0xff);
+            }
+            batch.buf.extend(stored);
+            if kind != 0 {
+                batch.push(start, len, Offload::NONE);
+            }
+        }
+        let count = batch.len();
+        let got = carry(count, buffer, read, |link, at| {
+            link.pass_on(PeerId(0), &batch, at..(at + burst).min(count))
+        });
+        prop_assert!(got == expected);
+    }
+}
+
+#[test]
+fn frames_as_they_were_received_leave_in_one_piece() {
+    let (mut link, mut theirs) = pair();
+    let mut batch = FrameBatch::default();
+    for i in 0..20 {
+        let start = batch.buf.len() + LENGTH;
+        batch.buf.extend(framed(&frame(1514, i)));
+        batch.push(start, 1514, Offload::NONE);
+    }
+    assert_eq!(link.pass_on(PeerId(0), &batch, 0..batch.len()), batch.len());
+    assert!(link.out.is_empty(), "nothing was copied, and nothing waits");
+    let mut got = vec![0; batch.buf.len()];
+    theirs.read_exact(&mut got).unwrap();
+    assert!(got == batch.buf);
 }
 
 #[test]
