@@ -15,6 +15,20 @@ use crate::process::{Process, capture, eventually};
 /// How long a step that should be quick may take, on a machine with other work.
 const SOON: Duration = Duration::from_secs(30);
 
+/// Puts a namespace beside a host that is the outside: it knows no way back but to the host.
+pub const ADD_OUTSIDE: &str = "
+    ip netns add outside
+    ip link add up0 type veth peer name out0 netns outside
+    ip addr add 203.0.113.1/24 dev up0
+    ip addr add fd00:77::1/64 dev up0 nodad
+    ip link set up0 up
+    ip -n outside addr add 203.0.113.2/24 dev out0
+    ip -n outside addr add fd00:77::2/64 dev out0 nodad
+    ip -n outside link set out0 up
+    until [ -n \"$(ip -6 addr show dev up0 scope link -tentative)\" ]; do sleep 0.05; done
+    until [ -n \"$(ip -n outside -6 addr show dev out0 scope link -tentative)\" ]; do sleep 0.05; done
+";
+
 /// What the host is made of. Everything goes with its last process.
 const SETUP: &str = r#"
     mount --make-rprivate /

@@ -3,21 +3,8 @@
 use std::time::Duration;
 
 use rustix::process::Signal;
+use vmlan_e2e::bridge_host::ADD_OUTSIDE;
 use vmlan_e2e::{As, BridgeHost, RunningGuest};
-
-/// A namespace that is the outside: it knows no way back but to the host.
-const OUTSIDE: &str = "
-    ip netns add outside
-    ip link add up0 type veth peer name out0 netns outside
-    ip addr add 203.0.113.1/24 dev up0
-    ip addr add fd00:77::1/64 dev up0 nodad
-    ip link set up0 up
-    ip -n outside addr add 203.0.113.2/24 dev out0
-    ip -n outside addr add fd00:77::2/64 dev out0 nodad
-    ip -n outside link set out0 up
-    until [ -n \"$(ip -6 addr show dev up0 scope link -tentative)\" ]; do sleep 0.05; done
-    until [ -n \"$(ip -n outside -6 addr show dev out0 scope link -tentative)\" ]; do sleep 0.05; done
-";
 
 /// Whether a guest reaches another address, by the network that this is about.
 fn reaches(guest: &RunningGuest, address: &str) -> bool {
@@ -33,7 +20,7 @@ fn six(address: &str) -> String {
 #[test]
 fn guests_reach_whom_they_should_and_nothing_is_left() {
     let host = BridgeHost::new();
-    host.run(As::Root, OUTSIDE);
+    host.run(As::Root, ADD_OUTSIDE);
     let before = host.listing();
     let shared = ["one", "two"].map(|name| host.guest("lima:shared", name));
     let inside = ["three", "four"].map(|name| host.guest("lima:host", name));

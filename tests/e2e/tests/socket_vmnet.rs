@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use vmlan_e2e::bridge_host::ADD_OUTSIDE;
 use vmlan_e2e::frames::{BROADCAST, ethernet};
 use vmlan_e2e::process::{Process, eventually};
 use vmlan_e2e::qemu::QEMU;
@@ -19,20 +20,10 @@ const PATIENT: Duration = Duration::from_secs(120);
 const SOCKET: &str = "/run/net.sock";
 const PIDFILE: &str = "/run/net.pid";
 
-/// Outside, to which the host leads.
-const OUTSIDE: &str = "
+/// The names that vmlan goes by.
+const NAMES: &str = "
     ln -s vmlan /usr/local/bin/socket_vmnet
     ln -s vmlan /usr/local/bin/socket_vmnet_client
-    ip netns add outside
-    ip link add up0 type veth peer name out0 netns outside
-    ip addr add 203.0.113.1/24 dev up0
-    ip addr add fd00:77::1/64 dev up0 nodad
-    ip link set up0 up
-    ip -n outside addr add 203.0.113.2/24 dev out0
-    ip -n outside addr add fd00:77::2/64 dev out0 nodad
-    ip -n outside link set out0 up
-    until [ -n \"$(ip -6 addr show dev up0 scope link -tentative)\" ]; do sleep 0.05; done
-    until [ -n \"$(ip -n outside -6 addr show dev out0 scope link -tentative)\" ]; do sleep 0.05; done
 ";
 
 /// A LAN behind the interface `up0`, with a machine that is DHCP server, router and another host.
@@ -63,7 +54,7 @@ struct Served {
 impl Served {
     #[track_caller]
     fn new(flags: &str) -> Self {
-        Self::beside(OUTSIDE, flags)
+        Self::beside(&format!("{NAMES}{ADD_OUTSIDE}"), flags)
     }
 
     /// On a host with something around it.
