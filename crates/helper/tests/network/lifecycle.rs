@@ -53,6 +53,21 @@ fn reaches(guest: &Guest, four: &str, six: &str) -> bool {
     four
 }
 
+/// Echo requests that have come, of both families.
+fn heard(guest: &Guest) -> u32 {
+    let counts = "awk '/^Icmp: [0-9]/ { print $10 } /^Icmp6InEchos/ { print $2 }' /proc/net/snmp /proc/net/snmp6";
+    guest.sh(counts).lines().map(|count| count.parse::<u32>().unwrap()).sum()
+}
+
+/// Whether there is no way from one to another: not even one without an answer.
+#[track_caller]
+fn is_kept_from(guest: &Guest, other: &Guest, four: &str, six: &str) -> bool {
+    let before = heard(other);
+    let reached = reaches(guest, four, six);
+    assert_eq!(heard(other) - before, if reached { 2 } else { 0 }, "what has come there");
+    !reached
+}
+
 #[test]
 fn who_reaches_whom() {
     let (host, outside) = with_outside();
@@ -63,25 +78,35 @@ fn who_reaches_whom() {
 
     assert!(reaches(&shared[0], "192.168.105.1", "fd76:6d6c:c0a8:6900::1"), "the host");
     assert!(reaches(&shared[0], "192.168.105.11", "fd76:6d6c:c0a8:6900::11"), "another guest");
-    assert!(reaches(&shared[0], "203.0.113.2", "fd00:77::2"), "outside");
-    assert!(!reaches(&shared[0], "192.168.106.10", "fd76:6d6c:c0a8:6a00::10"), "elsewhere");
+    assert!(!is_kept_from(&shared[0], &outside, "203.0.113.2", "fd00:77::2"), "outside");
+    let elsewhere = ["192.168.106.10", "fd76:6d6c:c0a8:6a00::10"];
+    assert!(is_kept_from(&shared[0], &inside[0], elsewhere[0], elsewhere[1]), "elsewhere");
 
     assert!(reaches(&inside[0], "192.168.106.1", "fd76:6d6c:c0a8:6a00::1"), "the host");
     assert!(reaches(&inside[0], "192.168.106.11", "fd76:6d6c:c0a8:6a00::11"), "another guest");
-    assert!(!reaches(&inside[0], "203.0.113.2", "fd00:77::2"), "outside");
-    assert!(!reaches(&inside[0], "192.168.105.10", "fd76:6d6c:c0a8:6900::10"), "elsewhere");
+    assert!(is_kept_from(&inside[0], &outside, "203.0.113.2", "fd00:77::2"), "outside");
+    let elsewhere = ["192.168.105.10", "fd76:6d6c:c0a8:6900::10"];
+    assert!(is_kept_from(&inside[0], &shared[0], elsewhere[0], elsewhere[1]), "elsewhere");
 
     for address in ["192.168.105.10", "192.168.106.10", "fd76:6d6c:c0a8:6a00::10"] {
         assert!(host.can(&format!("ping -c 1 -W 2 {address}")), "from the host to {address}");
     }
     outside
         .sh("ip route add 192.168.0.0/16 via 203.0.113.1; ip route add fd76::/16 via fd00:77::1");
-    assert!(!reaches(&outside, "192.168.105.10", "fd76:6d6c:c0a8:6900::10"), "from outside");
-    assert!(!reaches(&outside, "192.168.106.10", "fd76:6d6c:c0a8:6a00::10"), "from outside");
+    for (guest, four, six) in [
+        (&shared[0], "192.168.105.10", "fd76:6d6c:c0a8:6900::10"),
+        (&inside[0], "192.168.106.10", "fd76:6d6c:c0a8:6a00::10"),
+    ] {
+        assert!(is_kept_from(&outside, guest, four, six), "from outside to {four}");
+    }
 
     // A source that is not the network's own goes nowhere.
-    shared[1].sh("ip addr add 198.51.100.7/32 dev lo");
-    assert!(!shared[1].can("ping -c 1 -W 1 -I 198.51.100.7 203.0.113.2"));
+    shared[1].sh("ip addr add 198.51.100.7/32 dev lo; ip addr add fd00:5::7/128 dev lo");
+    let echoes = heard(&outside);
+    for (source, to) in [("198.51.100.7", "203.0.113.2"), ("fd00:5::7", "fd00:77::2")] {
+        assert!(!shared[1].can(&format!("ping -c 1 -W 1 -I {source} {to}")));
+    }
+    assert_eq!(heard(&outside), echoes, "what has come outside");
 
     drop((shared, inside, taps));
     host.run(USER, "stop --bridge=vmlan-shared").unwrap();
