@@ -51,6 +51,15 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH", value_parser = socket_path)]
     listen_dgram: Vec<PathBuf>,
 
+    /// Let machines with a vhost-user network card connect at PATH, any number of them.
+    ///
+    /// In QEMU: -object memory-backend-memfd,id=m,share=on,size=SIZE -machine q35,memory-backend=m
+    /// -chardev socket,id=c,path=PATH,reconnect=1 -netdev vhost-user,id=n,chardev=c
+    /// -device virtio-net-pci,netdev=n
+    #[cfg(target_os = "linux")]
+    #[arg(long, value_name = "PATH", value_parser = socket_path)]
+    listen_vhost_user: Vec<PathBuf>,
+
     /// Let guests hand over their descriptors on the UNIX socket at PATH, as --fd takes them.
     #[arg(long, value_name = "PATH", value_parser = socket_path)]
     listen_fd: Option<PathBuf>,
@@ -239,6 +248,10 @@ fn build(daemon: &mut Daemon, args: &Args, links: Vec<Box<dyn Link>>) -> Result<
     for path in &args.listen_qemu {
         daemon.listen_qemu(path).map_err(flag("--listen-qemu"))?;
     }
+    #[cfg(target_os = "linux")]
+    for path in &args.listen_vhost_user {
+        daemon.listen_vhost_user(path).map_err(flag("--listen-vhost-user"))?;
+    }
     for path in &args.listen_dgram {
         daemon.listen_dgram(path).map_err(flag("--listen-dgram"))?;
     }
@@ -290,9 +303,10 @@ fn check(args: &Args, config: &Config) -> Result<(), Failure> {
     let mut paths: Vec<&Path> = Vec::new();
     let qemu = args.listen_qemu.iter().map(|p| ("--listen-qemu", p));
     let dgram = args.listen_dgram.iter().map(|p| ("--listen-dgram", p));
+    let vhost_user = vhost_user_paths(args).iter().map(|p| ("--listen-vhost-user", p));
     let fd = args.listen_fd.iter().map(|p| ("--listen-fd", p));
     let control = args.control.iter().map(|p| ("--control", p));
-    for (flag, path) in qemu.chain(dgram).chain(fd).chain(control) {
+    for (flag, path) in qemu.chain(dgram).chain(vhost_user).chain(fd).chain(control) {
         if paths.contains(&path.as_path()) {
             return twice(flag, &path.display());
         }
@@ -310,13 +324,26 @@ fn check(args: &Args, config: &Config) -> Result<(), Failure> {
     let namespaces = args.netns.len();
     #[cfg(not(target_os = "linux"))]
     let namespaces = 0;
-    let listeners = args.listen_qemu.len() + args.listen_dgram.len() + args.listen_fd.iter().len();
+    let listeners = args.listen_qemu.len()
+        + args.listen_dgram.len()
+        + vhost_user_paths(args).len()
+        + args.listen_fd.iter().len();
     if listeners + args.fd.len() + namespaces == 0 {
-        let text = "no guest could join: give --listen-qemu, --listen-dgram, --listen-fd, --fd or \
-                    --netns";
+        let text = "no guest could join: give --listen-qemu, --listen-dgram, --listen-vhost-user, \
+                    --listen-fd, --fd or --netns";
         return Err(Failure::Usage(text.into()));
     }
     Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn vhost_user_paths(args: &Args) -> &[PathBuf] {
+    &args.listen_vhost_user
+}
+
+#[cfg(not(target_os = "linux"))]
+fn vhost_user_paths(_: &Args) -> &[PathBuf] {
+    &[]
 }
 
 fn inherited(flag: &str, fd: i32) -> Result<OwnedFd, Failure> {

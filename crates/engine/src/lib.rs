@@ -124,6 +124,11 @@ impl Engine {
         port
     }
 
+    /// The link behind a port can do more, or less, than before.
+    pub fn set_port_caps(&mut self, port: PortId, caps: PortCaps) {
+        self.net.switch.set_caps(port, caps);
+    }
+
     /// The port leads to a network beside this one: many addresses may be behind it, and those of
     /// the router there are nobody else's.
     pub fn set_uplink(&mut self, port: PortId, now: Instant) {

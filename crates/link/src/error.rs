@@ -11,6 +11,9 @@ pub enum CloseReason {
     /// A length word that no frame can have. There is no way to find the next frame.
     #[error("the guest sent a frame of {0} bytes, which no link carries")]
     Framing(u32),
+    /// The peer is nobody to work with.
+    #[error("the guest was refused: {0}")]
+    Refused(&'static str),
     /// The system reported an error.
     #[error("the link failed: {0}")]
     Failed(io::ErrorKind),

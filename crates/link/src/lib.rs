@@ -7,6 +7,7 @@
 //!   seqpacket sockets
 //! - [`fd`]: whatever a passed descriptor turns out to be
 //! - [`tap`] (Linux): TAP devices with checksum and segmentation offload
+//! - [`vhost_user`] (Linux): rings in the memory of a virtual machine, with the same offloads
 //! - [`scm`]: descriptors passed between processes
 //! - [`fault`]: a wrapper that is a link itself; [`capture`]: frames in a file
 //!
@@ -25,6 +26,10 @@ pub mod scm;
 pub mod stream;
 #[cfg(target_os = "linux")]
 pub mod tap;
+#[cfg(target_os = "linux")]
+pub mod vhost_user;
+#[cfg(target_os = "linux")]
+mod vnet;
 
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
@@ -60,6 +65,8 @@ pub enum LinkKind {
     Datagram,
     /// A connected socket that keeps the bounds of frames.
     Packet,
+    /// Rings in the guest's memory.
+    VhostUser,
     /// An interface of macOS' vmnet.framework.
     Vmnet,
 }
@@ -71,6 +78,7 @@ impl LinkKind {
             Self::Stream => "stream",
             Self::Datagram => "datagram",
             Self::Packet => "packet",
+            Self::VhostUser => "vhost-user",
             Self::Vmnet => "vmnet",
         }
     }
@@ -104,6 +112,7 @@ pub enum Flushed {
 pub trait Link: std::fmt::Debug + Send {
     fn kind(&self) -> LinkKind;
 
+    /// May change with each [`Link::recv`]: a machine can start another system.
     fn caps(&self) -> LinkCaps;
 
     /// What to poll, edge-triggered, for reading and writing.

@@ -434,6 +434,9 @@ impl Core {
                     continue;
                 }
             };
+            if let Some((caps, ports)) = self.ports.take_new_caps(index) {
+                ports.into_iter().for_each(|port| self.engine.set_port_caps(port, caps));
+            }
             if let Some(port) = port {
                 self.handle_batch(index, port);
             }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant as SystemInstant};
 
@@ -17,6 +17,8 @@ use vmlan_link::datagram::DatagramLink;
 use vmlan_link::fault::Faults;
 use vmlan_link::framing::Framing;
 use vmlan_link::stream::StreamLink;
+#[cfg(target_os = "linux")]
+use vmlan_link::vhost_user::VhostUserLink;
 
 use crate::additions::AdditionsFile;
 use crate::alarm::Alarm;
@@ -116,13 +118,23 @@ impl Daemon {
 
     /// Lets guests with QEMU's framing connect at `path`, any number of them.
     pub fn listen_qemu(&mut self, path: &Path) -> Result<(), DaemonError> {
-        Ok(self.listeners.add(self.poll.registry(), path)?)
+        Ok(self.listeners.add(self.poll.registry(), path, of_stream)?)
+    }
+
+    /// Lets machines connect at `path` whose network card is a vhost-user device, any number of
+    /// them.
+    #[cfg(target_os = "linux")]
+    pub fn listen_vhost_user(&mut self, path: &Path) -> Result<(), DaemonError> {
+        let added = self
+            .listeners
+            .add(self.poll.registry(), path, |stream| Ok(Box::new(VhostUserLink::new(stream)?)));
+        Ok(added?)
     }
 
     /// Lets guests with QEMU's framing connect at a socket that listens already. They may be anybody's:
     /// there is a limit to how many of one process there are, and of all.
     pub fn serve_crowd(&mut self, socket: UnixListener) -> Result<(), DaemonError> {
-        let added = self.listeners.adopt(self.poll.registry(), socket, None);
+        let added = self.listeners.adopt(self.poll.registry(), socket, None, of_stream);
         self.crowd = Some(Crowd::default());
         added.map_err(DaemonError::io("cannot poll a listener"))
     }
@@ -407,7 +419,7 @@ impl Daemon {
     }
 
     fn accept(&mut self, index: u32) {
-        while let Some(stream) = self.listeners.accept(index) {
+        while let Some((stream, attach)) = self.listeners.accept(index) {
             // A guest that cannot be served sees its connection close.
             let peer = peer::process(&stream);
             if let Some(crowd) = &mut self.crowd {
@@ -417,8 +429,8 @@ impl Daemon {
                     Admission::Refused => continue,
                 }
             }
-            let Ok(link) = StreamLink::new(stream.into()) else { continue };
-            let added = self.core.add_link(self.wrappers.wrap(Box::new(link)));
+            let Ok(link) = attach(stream) else { continue };
+            let added = self.core.add_link(self.wrappers.wrap(link));
             if let (Some(crowd), Ok((link, _))) = (&mut self.crowd, added) {
                 crowd.add(link, peer);
             }
@@ -491,4 +503,9 @@ impl Daemon {
             self.accept(index);
         }
     }
+}
+
+/// The link of a guest with QEMU's framing.
+fn of_stream(stream: UnixStream) -> io::Result<Box<dyn Link>> {
+    Ok(Box::new(StreamLink::new(stream.into())?))
 }

@@ -15,7 +15,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use slab::Slab;
 use vmlan_engine::{Drop, Links, PortCaps, PortId};
-use vmlan_link::{Flushed, Link, LinkKind, PeerId, Recv};
+use vmlan_link::{CloseReason, Flushed, Link, LinkCaps, LinkKind, PeerId, Recv};
 use vmlan_wire::{FrameBatch, OutFrame};
 
 use crate::captures::Captures;
@@ -39,6 +39,8 @@ pub(crate) struct Ports {
     timed: Vec<u32>,
     /// Links so far.
     count: u64,
+    /// Why the last guest that was refused was.
+    refusal: Option<CloseReason>,
     pub(crate) captures: Captures,
 }
 
@@ -62,6 +64,8 @@ struct Entry {
     serial: u64,
     /// Polled level-triggered.
     level: bool,
+    /// As the engine knows them.
+    caps: LinkCaps,
     guests: Vec<Option<Guest>>,
     ready: bool,
     /// Not to be read for a while.
@@ -136,6 +140,7 @@ impl Ports {
             dirty: Vec::new(),
             timed: Vec::new(),
             count: 0,
+            refusal: None,
             captures: Captures::default(),
         }
     }
@@ -176,10 +181,12 @@ impl Ports {
             self.registry.register(&mut SourceFd(&fd), token, Interest::READABLE)?;
         }
         self.count += 1;
+        let caps = link.caps();
         vacant.insert(Entry {
             link,
             serial: self.count,
             level,
+            caps,
             guests: Vec::new(),
             ready: false,
             paused: false,
@@ -209,8 +216,20 @@ impl Ports {
 
     /// What the engine has to know about a link's ports.
     pub(crate) fn caps(&self, index: u32) -> Option<PortCaps> {
-        let caps = self.links.get(index as usize)?.link.caps();
-        Some(PortCaps { checksum: caps.checksum, tso4: caps.tso4, tso6: caps.tso6, mtu: self.mtu })
+        let LinkCaps { checksum, tso4, tso6 } = self.links.get(index as usize)?.caps;
+        Some(PortCaps { checksum, tso4, tso6, mtu: self.mtu })
+    }
+
+    /// The link's ports, if what the engine has to know about them has changed.
+    pub(crate) fn take_new_caps(&mut self, index: u32) -> Option<(PortCaps, Vec<PortId>)> {
+        let entry = self.links.get_mut(index as usize)?;
+        let caps = entry.link.caps();
+        if entry.caps == caps {
+            return None;
+        }
+        entry.caps = caps;
+        let ports = entry.guests.iter().flatten().map(|guest| guest.port).collect();
+        Some((self.caps(index)?, ports))
     }
 
     /// Binds a guest of a link to its port.
@@ -331,10 +350,21 @@ impl Ports {
                 turn
             }
             Recv::Empty => Turn::Nothing,
-            Recv::Closed(_) => Turn::Closed,
+            Recv::Closed(reason) => {
+                self.tell_refusal(reason);
+                Turn::Closed
+            }
         };
         self.note_timeout(index);
         turn
+    }
+
+    /// Says why a guest is not served. It may come again and again.
+    fn tell_refusal(&mut self, reason: CloseReason) {
+        if matches!(reason, CloseReason::Refused(_)) && self.refusal.replace(reason) != Some(reason)
+        {
+            eprintln!("vmlan: {reason}");
+        }
     }
 
     /// Whether links wait to be flushed.

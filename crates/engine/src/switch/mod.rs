@@ -91,6 +91,12 @@ impl Switch {
         self.fdb.forget_port(port);
     }
 
+    pub(crate) fn set_caps(&mut self, port: PortId, caps: PortCaps) {
+        if let Some(port) = self.port_mut(port) {
+            port.caps = caps;
+        }
+    }
+
     pub(crate) fn caps(&self, port: PortId) -> Option<PortCaps> {
         self.port(port).map(|p| p.caps)
     }

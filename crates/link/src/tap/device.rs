@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 
-use super::vnet;
+use crate::vnet;
 
 /// `IFNAMSIZ`, the final zero included.
 const NAME_MAX: usize = 16;

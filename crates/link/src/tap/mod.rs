@@ -9,7 +9,6 @@ pub mod configure;
 mod device;
 mod netlink;
 pub mod netns;
-mod vnet;
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,7 +19,7 @@ use vmlan_wire::{FrameBatch, Offload, OutFrame};
 
 use crate::framing::MAX_FRAME;
 use crate::ready::is_writable;
-use crate::{CloseReason, Flushed, Link, LinkCaps, LinkKind, PeerId, Recv};
+use crate::{CloseReason, Flushed, Link, LinkCaps, LinkKind, PeerId, Recv, vnet};
 
 pub use configure::{ConfigureError, InterfaceConfig, configure_interface, remove_address};
 pub use netns::{NetnsError, open_in_netns};
