@@ -74,9 +74,9 @@ impl Framing {
         let Some(start) = first else { return &[] };
         let mut end = start;
         for place in frames.map_while(|index| batch.place(index)) {
-            let word = batch.buf.get(end..place.start);
+            let word = batch.buf.get(end..place.start).and_then(|word| self.split(word));
             if !(MIN_FRAME..=self.max_frame()).contains(&place.len())
-                || word != Some(&self.word(place.len()))
+                || word.is_none_or(|(len, after)| len as usize != place.len() || !after.is_empty())
             {
                 break;
             }

@@ -512,13 +512,10 @@ impl Ports {
         taken
     }
 
-    fn count_sent(&mut self, port: PortId, lens: impl Iterator<Item = usize>) {
+    fn count_sent(&mut self, port: PortId, frames: usize, bytes: u64) {
         if let Some(guest) = self.guest_mut(port) {
-            let (frames, bytes) = &mut guest.traffic.to_guest;
-            for len in lens {
-                *frames += 1;
-                *bytes += len as u64;
-            }
+            guest.traffic.to_guest.0 += frames as u64;
+            guest.traffic.to_guest.1 += bytes;
         }
     }
 
@@ -536,7 +533,7 @@ impl Links for Ports {
             link.send(peer, frames.get(taken..).unwrap_or_default())
         });
         let frames = frames.get(..taken).unwrap_or_default();
-        self.count_sent(port, frames.iter().map(OutFrame::len));
+        self.count_sent(port, taken, frames.iter().map(OutFrame::len).sum::<usize>() as u64);
         if !self.captures.is_empty()
             && let Some(guest) = self.guest_mut(port)
         {
@@ -553,8 +550,7 @@ impl Links for Ports {
         let taken = self.hand_over(port, frames.len(), |link, peer, taken| {
             link.pass_on(peer, batch, frames.start + taken..frames.end)
         });
-        let taken_frames = frames.start..frames.start + taken;
-        self.count_sent(port, taken_frames.filter_map(|i| Some(batch.place(i)?.len())));
+        self.count_sent(port, taken, batch.bytes_of(frames.start..frames.start + taken));
         taken
     }
 }

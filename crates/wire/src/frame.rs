@@ -122,11 +122,18 @@ impl FrameBatch {
 
     /// Bytes of all frames together.
     pub fn bytes(&self) -> u64 {
-        self.frames.iter().map(|f| u64::from(f.len)).sum()
+        self.bytes_of(0..self.len())
+    }
+
+    /// Bytes of these frames together.
+    pub fn bytes_of(&self, frames: Range<usize>) -> u64 {
+        let frames = self.frames.get(frames).unwrap_or_default();
+        frames.iter().map(|f| u64::from(f.len)).sum()
     }
 
     /// Records that `buf[start..start + len]` is a frame. What does not lie in the buffer is left
     /// out.
+    #[inline]
     pub fn push(&mut self, start: usize, len: usize, offload: Offload) {
         let end = start.checked_add(len);
         if let (Ok(s), Ok(l), Some(end)) = (u32::try_from(start), u32::try_from(len), end)
@@ -160,12 +167,14 @@ impl FrameBatch {
         self.frames.is_empty()
     }
 
+    #[inline]
     pub fn get(&self, index: usize) -> Option<Frame<'_>> {
         let data = self.buf.get(self.place(index)?)?;
         Some(Frame { data, offload: self.frames.get(index)?.offload })
     }
 
     /// Where in the buffer a frame lies.
+    #[inline]
     pub fn place(&self, index: usize) -> Option<Range<usize>> {
         let entry = self.frames.get(index)?;
         let start = entry.start as usize;
