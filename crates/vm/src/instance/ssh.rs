@@ -2,7 +2,7 @@
 //! whether the guest answers.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,6 +15,9 @@ use crate::qemu::program::search;
 
 /// Longest wait for the guest's greeting once the port is open.
 const GREETING: Duration = Duration::from_secs(5);
+
+/// RFC 4253, 4.2
+const LONGEST: u64 = 255;
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -136,15 +139,24 @@ pub fn last_port(files: &Files) -> Option<u16> {
 
 /// Whether somebody who speaks ssh greets at the port.
 pub fn greets(port: u16) -> bool {
+    greeting(port).is_some_and(|line| line.starts_with("SSH-"))
+}
+
+/// Whether the instance's server ends what a command writes when nobody reads that here: only
+/// OpenSSH's understands `eow@openssh.com`.
+pub fn hears_of_closed_outputs(files: &Files) -> bool {
+    let line = last_port(files).and_then(greeting);
+    line.is_some_and(|line| line.starts_with("SSH-2.0-OpenSSH"))
+}
+
+/// How somebody greets at the port.
+fn greeting(port: u16) -> Option<String> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let greeting = || -> io::Result<[u8; 4]> {
-        let mut stream = TcpStream::connect_timeout(&address, GREETING)?;
-        stream.set_read_timeout(Some(GREETING))?;
-        let mut start = [0; 4];
-        stream.read_exact(&mut start)?;
-        Ok(start)
-    };
-    greeting().is_ok_and(|start| start == *b"SSH-")
+    let stream = TcpStream::connect_timeout(&address, GREETING).ok()?;
+    stream.set_read_timeout(Some(GREETING)).ok()?;
+    let mut line = String::new();
+    BufReader::new(stream.take(LONGEST)).read_line(&mut line).ok()?;
+    Some(line)
 }
 
 /// Whether the user can log in, or what ssh says.
