@@ -4,7 +4,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use vmlan_e2e::instances::Image;
-use vmlan_e2e::{MachineHost, pattern};
+use vmlan_e2e::world::OUTSIDE;
+use vmlan_e2e::{MachineHost, nameserver, pattern};
 
 #[path = "../../../crates/cli/tests/run/pty.rs"]
 mod pty;
@@ -59,13 +60,19 @@ fn a_command_is_as_one_of_the_hosts() {
 #[test]
 fn a_command_of_openssh_is_as_one_of_the_hosts() {
     let host = MachineHost::new();
-    host.describe("deb", Image::Debian, "");
+    nameserver::serve(&host.outside, OUTSIDE);
+    let lines = format!("hostResolver: {{enabled: false}}\ndns: [{OUTSIDE}]");
+    host.describe("deb", Image::Debian, &lines);
     host.run("vmlan start deb.yaml 2>&1");
     command_is_as_one_of_the_hosts(&host, "deb");
     // What follows the end of its output is done, and its end told.
     let script = "vmlan shell deb sh -c \"yes 2>/dev/null; sleep 1; touch done; exit 5\"";
     assert_eq!(host.run(&format!("({script} || echo $? >code) | head -n 1; cat code")), "y\n5");
     host.run("vmlan shell deb test -e done");
+    // The name servers that it is to have are the first that it asks.
+    let first = host.run("vmlan shell deb resolvectl dns eth0");
+    assert!(first.contains(&format!("(eth0): {OUTSIDE}")), "{first}");
+    assert!(host.run("vmlan shell deb getent ahostsv4 known.test").contains("203.0.113.7"));
 }
 
 #[track_caller]

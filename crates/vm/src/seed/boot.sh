@@ -122,6 +122,21 @@ run_provision() {
     return "$failed"
 }
 
+# A disk is as large as it was asked to be; the image enlarges what is on it, if it can.
+check_disk() {
+    all=$(cat /sys/class/block/vda/size 2>/dev/null) || return 0
+    used=0
+    for partition in /sys/class/block/vda/vda*; do
+        [ -e "$partition/start" ] || continue
+        end=$(($(cat "$partition/start") + $(cat "$partition/size")))
+        [ "$end" -le "$used" ] || used=$end
+    done
+    # In sectors, of which 2048 are a MiB. What is not worth a word is what was rounded.
+    [ "$used" = 0 ] || [ $((all - used)) -lt 131072 ] ||
+        note disk "only $((used / 2048)) of the disk's $((all / 2048)) MiB are in use: \
+nothing in the machine has enlarged the last partition; growpart (of cloud-guest-utils) would"
+}
+
 case $1 in
     early)
         own_lines /etc/hosts "$seed/hosts"
@@ -132,6 +147,7 @@ case $1 in
     late)
         redirect_dns
         mend_user
+        check_disk
         run_provision
         ;;
 esac

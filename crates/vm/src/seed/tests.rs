@@ -337,3 +337,33 @@ fn a_guest_with_busybox_alone_keeps_the_agent_running() {
     assert_eq!(guest.read("etc/shadow"), "ann:*:1::::::\n");
     assert!(guest.read("etc/passwd").ends_with(":/home/ann:/bin/sh\n"));
 }
+
+#[test]
+fn a_disk_that_is_not_made_use_of_is_noted() {
+    let guest = Guest::new(&Seed { provision: Vec::new(), ..seed() });
+    guest.write("etc/passwd", "ann:x:501:501::/home/ann:/bin/sh\n", 0o644);
+    let note = || {
+        guest.boot("late");
+        guest.read("run/vmlan/notes/disk")
+    };
+    assert_eq!(note(), "");
+    let disk = |parts: &[(&str, u32)]| {
+        for (path, number) in parts {
+            let path = format!("sys/class/block/vda/{path}");
+            fs::create_dir_all(guest.at(&path).parent().unwrap()).unwrap();
+            guest.write(&path, &format!("{number}\n"), 0o444);
+        }
+    };
+    // A file system without a table, and one whose last partition is not the last in number.
+    disk(&[("size", 3 << 21)]);
+    assert_eq!(note(), "");
+    disk(&[("vda1/start", 2048 * 16), ("vda1/size", 2048 * 3000)]);
+    disk(&[("vda14/start", 2048), ("vda14/size", 2048)]);
+    assert_eq!(note(), "");
+    disk(&[("vda1/size", 2048 * 1008)]);
+    let said = note();
+    assert!(
+        said.starts_with("only 1024 of the disk's 3072 MiB") && said.contains("growpart"),
+        "{said}"
+    );
+}
