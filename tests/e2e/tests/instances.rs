@@ -102,6 +102,50 @@ fn a_machine_is_started_used_and_started_again() {
     host.await_end("qemu-system");
 }
 
+/// A server for the files of the home, by HTTPS with a certificate of a CA of its own.
+const SERVE: &str = r#"
+openssl req -x509 -newkey ed25519 -nodes -keyout ca.key -out ca.pem -subj /CN=ca 2>/dev/null
+openssl req -newkey ed25519 -nodes -keyout key -out request -subj /CN=localhost 2>/dev/null
+echo subjectAltName=DNS:localhost >names
+openssl x509 -req -in request -CA ca.pem -CAkey ca.key -extfile names -out cert 2>/dev/null
+python3 -c '
+import http.server as h, ssl
+server = h.ThreadingHTTPServer(("127.0.0.1", 8443), h.SimpleHTTPRequestHandler)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("cert", "key")
+server.socket = context.wrap_socket(server.socket, server_side=True)
+server.serve_forever()' >/dev/null 2>&1 </dev/null &
+"#;
+
+#[test]
+fn a_machine_is_described_and_has_its_image_at_a_url() {
+    let host = MachineHost::new();
+    host.run(SERVE);
+    let url = "https://localhost:8443";
+    host.run("cp /run/machines/small.raw . && printf image | dd of=small.raw conv=notrunc");
+    let sum = host.run("sha256sum small.raw | cut -d ' ' -f 1");
+    host.describe("web", Image::Small, "");
+    let path = host.home().join("web.yaml");
+    let text = std::fs::read_to_string(&path).expect("a file");
+    let with = |sum: &str| {
+        let at = format!("location: {url}/small.raw\n  digest: sha256:{sum}");
+        std::fs::write(&path, text.replace("location: /run/machines/small.raw", &at))
+            .expect("a file");
+    };
+    with(&"0".repeat(64));
+    host.until(&format!("curl -sS --cacert ca.pem {url}/ca.pem"), SOON);
+    // Nobody vouches for the server, nor then for the image.
+    let said = host.fail(&format!("vmlan start {url}/web.yaml"));
+    assert!(said.contains("certificate"), "{said}");
+    let start = format!("SSL_CERT_FILE=ca.pem vmlan start {url}/web.yaml");
+    let said = host.fail(&start);
+    assert!(said.contains("small.raw") && said.contains(&sum), "{said}");
+    assert_eq!(host.listed("web"), None);
+    with(&sum);
+    host.run(&start);
+    assert_eq!(host.guest("web", "head -c 5 /dev/vda"), "image");
+}
+
 #[test]
 fn a_machine_for_another_processor_is_used_like_any() {
     let host = MachineHost::new();
