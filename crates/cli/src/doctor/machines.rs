@@ -3,6 +3,8 @@
 use std::io;
 use std::process::Command;
 
+use vmlan_vm::agent;
+
 use super::{Finding, Machine};
 
 /// From this one on, QEMU connects again when a network's daemon was replaced.
@@ -47,6 +49,33 @@ pub(super) fn qemu(_: &Machine) -> Vec<Finding> {
 /// Whether the processor helps, or has to be emulated.
 pub(super) fn acceleration(_: &Machine) -> Vec<Finding> {
     imp::acceleration()
+}
+
+/// For which machines there is an agent.
+pub(super) fn agents(_: &Machine) -> Vec<Finding> {
+    let all = ["x86_64", "aarch64"];
+    vec![agents_for(std::env::consts::ARCH, &all, |arch| agent::binary(arch).is_some())]
+}
+
+fn agents_for(own: &str, all: &[&str], has: impl Fn(&str) -> bool) -> Finding {
+    const CHECK: &str = "agent";
+    let (with, without): (Vec<_>, Vec<_>) = all.iter().copied().partition(|arch| has(arch));
+    let (with, without) = (with.join(" and "), without.join(" and "));
+    if !has(own) {
+        return Finding::warning(CHECK, "ports of machines are forwarded by ssh, and UDP is not")
+            .why(format!("this vmlan was built where no agent for {own} machines can be"))
+            .mend(format!("rustup target add {own}-unknown-linux-musl, then build vmlan again"));
+    }
+    Finding::ok(
+        CHECK,
+        match without.as_str() {
+            "" => format!("machines of {with} get vmlan's agent"),
+            _ => format!(
+                "machines of {with} get vmlan's agent, those of {without} do not: ssh forwards their \
+             ports, but no UDP"
+            ),
+        },
+    )
 }
 
 /// `QEMU emulator version 8.2.1 (Debian ...)`
@@ -116,5 +145,17 @@ mod tests {
         let text = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)\nCopyright";
         assert_eq!(version(text), Some("7.2.22"));
         assert_eq!(version("nothing"), None);
+    }
+
+    #[test]
+    fn an_agent_that_is_not_there_is_said() {
+        let all = ["x86_64", "aarch64"];
+        let found = |have: &'static [&str]| agents_for("x86_64", &all, |arch| have.contains(&arch));
+        let text = found(&["x86_64", "aarch64"]).text;
+        assert_eq!(text, "machines of x86_64 and aarch64 get vmlan's agent");
+        let text = found(&["x86_64"]).text;
+        assert!(text.contains("those of aarch64 do not"), "{text}");
+        let mend = found(&["aarch64"]).mend;
+        assert!(mend.is_some_and(|mend| mend.contains("x86_64-unknown-linux-musl")));
     }
 }

@@ -77,6 +77,7 @@ const CHECKS: &[Check] = &[
     bridges::firewalls,
     machines::qemu,
     machines::acceleration,
+    machines::agents,
 ];
 
 impl Finding {

@@ -6,9 +6,11 @@ use super::super::event::{Events, PortForward, Status};
 use super::state::State;
 use crate::ports::{Config, Local, MAX_NOTES, Port, PortEvent, Ports};
 
-/// What there is without the agent.
+/// What there is without an agent that answers, and without one at all.
 const STAND_IN: &str = "no agent of vmlan's answers in the machine: ssh forwards its TCP ports and \
     sockets meanwhile; UDP is not forwarded";
+const NO_AGENT: &str = "this vmlan carries no agent for machines of this kind (`vmlan doctor` says \
+    more): ssh forwards its TCP ports and sockets; UDP is not forwarded";
 
 /// Follows what listens in the machine, and tells what becomes of it.
 pub(super) fn start(
@@ -17,6 +19,11 @@ pub(super) fn start(
     events: &Arc<Events>,
 ) -> Result<Ports, String> {
     let (state, events) = (Arc::clone(state), Arc::clone(events));
+    // Elsewhere ssh is not there in the place of the agent.
+    let awaits_agent = config.ssh.as_ref().is_none_or(|ssh| !ssh.after.is_zero());
+    if !awaits_agent && config.control.is_some() {
+        note(&state, &events, NO_AGENT);
+    }
     // A machine that always says something else is not written down without end.
     let mut notes_left = MAX_NOTES;
     let tell = move |event| {
@@ -26,9 +33,9 @@ pub(super) fn start(
             PortEvent::Conflict { port, why } => of("failed", port, why),
             PortEvent::Cards(cards) => return state.set_cards(cards.clone()),
             PortEvent::Notes(notes) => {
-                for note in state.set_notes(notes).into_iter().take(notes_left) {
+                for text in state.set_notes(notes).into_iter().take(notes_left) {
                     notes_left -= 1;
-                    let warning = Some(format!("in the machine: {note}"));
+                    let warning = Some(format!("in the machine: {text}"));
                     events.tell(Status { warning, ..Status::default() });
                 }
                 return;
@@ -36,14 +43,21 @@ pub(super) fn start(
             PortEvent::AgentUp => return state.set_note(None),
             PortEvent::AgentDown => return,
             PortEvent::SshStandsIn => {
-                state.set_note(Some(STAND_IN.into()));
-                let warning = Some(STAND_IN.into());
-                return events.tell(Status { warning, ..Status::default() });
+                if awaits_agent {
+                    note(&state, &events, STAND_IN);
+                }
+                return;
             }
         };
         events.tell(Status { port_forward: Some(forward), ..Status::default() });
     };
     Ports::start(config, tell).map_err(|e| format!("cannot forward ports: {e}"))
+}
+
+/// Says now, and whenever somebody asks, what there is instead of the agent.
+fn note(state: &State, events: &Events, text: &str) {
+    state.set_note(Some(text.into()));
+    events.tell(Status { warning: Some(text.into()), ..Status::default() });
 }
 
 fn of(kind: &str, port: &Port, error: &str) -> PortForward {
