@@ -52,6 +52,11 @@ fn a_command_is_as_one_of_the_hosts() {
     command.type_in("word\n");
     command.expect("word\r\n");
     assert_eq!(command.finish().1.code(), Some(6));
+    // A window that is closed.
+    let mut shell = Pty::start(&host.command("exec vmlan shell one"));
+    shell.expect("$ ");
+    shell.hang_up();
+    shell.wait();
     host.await_end("ssh -F");
     let left = host.guest("one", "ps | grep -c '[y]es\\|[s]leep 6' || true");
     assert_eq!(left, "0");
