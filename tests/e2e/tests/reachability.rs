@@ -40,6 +40,16 @@ const AROUND: &str = "
     for link in up0 br0; do
         until [ -n \"$(ip -6 addr show dev $link scope link -tentative)\" ]; do sleep 0.05; done
     done
+    for there in outside other; do
+        ip netns exec $there nft 'table inet seen {
+            counter inside { }
+            chain in {
+                type filter hook prerouting priority filter;
+                ip saddr 192.168.106.0/24 counter name inside
+                ip6 saddr fd76:6d6c:c0a8:6a00::/64 counter name inside
+            }
+        }'
+    done
     mkdir -p /run/layers/dhcp
     ip netns exec other dnsmasq --conf-file=/dev/null --interface=lan0 --bind-interfaces --no-resolv \
         --no-hosts --port=0 --user=root --dhcp-range=10.9.0.50,10.9.0.99,1h \
@@ -261,6 +271,12 @@ impl Lab {
                 scope.spawn(move || assert(name, run(As::Root, line), want));
             }
         });
+        // What a network of mode host keeps inside does not even arrive without coming back.
+        for there in ["outside", "other"] {
+            let list = format!("ip netns exec {there} nft list counter inet seen inside");
+            let said = host.run(As::Root, &list);
+            assert!(said.contains("packets 0 "), "with {firewall}, {there} has seen: {said}");
+        }
     }
 }
 
