@@ -1,20 +1,27 @@
 //! The engine with its two ways out, and the work of one pass of the loop: read the links that are
 //! ready, hand over what the host has answered, do what is due, flush the links that were sent to.
 //!
-//! Every step is bounded, and what is left over keeps the next pass from waiting.
+//! Every step is bounded, and what is left over keeps the next pass from waiting. What others want
+//! done is in `commands`, what is known of guests in `guests`.
+
+/// The doors of the engine and what they are given.
+macro_rules! engine {
+    ($core:ident) => {{
+        let (host, links) = (&mut $core.sockets, &mut $core.ports);
+        (&mut $core.engine, vmlan_engine::Io { host, links, now: $core.now })
+    }};
+}
+
+mod commands;
+mod guests;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant as SystemInstant};
 
 use mio::event::Event;
-use vmlan_api::{ForwardError, check_forward};
-use vmlan_config::{IdentifierError, Reservation};
-use vmlan_dns::{Answers, Names, Origin, Target};
-use vmlan_engine::{
-    DialId, Engine, Failure, Forward, ForwardId, Instant, Io, PortId, RelayId, Token, Waiting,
-};
+use vmlan_config::Reservation;
+use vmlan_dns::{Answers, Origin};
+use vmlan_engine::{Engine, ForwardId, Instant, PortId, Token, Waiting};
 use vmlan_host::Sockets;
 use vmlan_link::{Link, PeerId};
 use vmlan_wire::{FrameBatch, Mac};
@@ -25,6 +32,8 @@ use crate::names::LeaseNames;
 use crate::paused::{Pause, Paused};
 use crate::ports::{LinkId, Ports, Turn};
 use crate::pulse::Pulse;
+
+pub(crate) use guests::{GuestInfo, internal_name};
 
 /// Storage for the frames of one read. Memory is used only as far as reads reach.
 const BATCH: usize = 640 * 1024;
@@ -100,36 +109,6 @@ pub(crate) struct Label {
     pub(crate) guest: Option<Mac>,
 }
 
-/// A guest that said who it is.
-#[derive(Clone, Debug)]
-pub(crate) struct GuestInfo {
-    pub(crate) mac: Mac,
-    pub(crate) port: PortId,
-    pub(crate) name: Option<String>,
-    pub(crate) address: Ipv4Addr,
-    /// Of a guest that configures itself, what it has been seen to use.
-    pub(crate) address6: Option<Ipv6Addr>,
-    pub(crate) autoconf: bool,
-}
-
-impl GuestInfo {
-    /// The addresses that it surely has.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
-        [self.address.into()].into_iter().chain(self.address6.map(IpAddr::V6))
-    }
-
-    /// What it is called on the network.
-    pub(crate) fn host_name(&self) -> Option<String> {
-        internal_name(self.name.as_deref()?).ok()
-    }
-}
-
-/// What a guest with this name is called on its network.
-pub(crate) fn internal_name(guest: &str) -> Result<String, IdentifierError> {
-    let host = vmlan_config::host_name(guest)?;
-    Ok(format!("{}.internal", host.to_ascii_lowercase()))
-}
-
 /// The answer to a question of the control API's.
 #[derive(Debug)]
 pub(crate) struct Resolved {
@@ -152,14 +131,6 @@ pub(crate) const TUNNEL_QUERY: u64 = 1 << 63;
 
 /// On whose account these are: no port of the switch.
 const TUNNEL_GUEST: u32 = u32::MAX;
-
-/// The doors of the engine and what they are given.
-macro_rules! engine {
-    ($core:ident) => {{
-        let io = Io { host: &mut $core.sockets, links: &mut $core.ports, now: $core.now };
-        (&mut $core.engine, io)
-    }};
-}
 
 impl Core {
     pub(crate) fn new(engine: Engine, mut sockets: Sockets, ports: Ports, clock: Clock) -> Self {
@@ -213,145 +184,6 @@ impl Core {
             self.ports.set_ready(link.index);
             self.leaving.push((link, self.now + LEAVING));
         }
-    }
-
-    /// Gives a guest its addresses.
-    pub(crate) fn assign(
-        &mut self,
-        mac: Mac,
-        port: Option<PortId>,
-        wanted: Option<(Ipv4Addr, Ipv6Addr)>,
-    ) -> Option<(Ipv4Addr, Ipv6Addr)> {
-        self.engine.assign(mac, port, wanted, self.now)
-    }
-
-    /// Keeps addresses and names for guests.
-    pub(crate) fn reserve(&mut self, reservations: Vec<Reservation>) {
-        for (reservation, n) in reservations.iter().zip(0u16..) {
-            // A guest that is known by its name only gets it as it comes. Until then it is a
-            // group's, which no guest can be.
-            let [a, b] = n.to_be_bytes();
-            let mac = reservation.mac.unwrap_or(Mac([3, 0, 0, 0, a, b]));
-            if let Some(ip) = reservation.ip {
-                self.engine.reserve(mac, ip);
-            }
-        }
-        self.reservations = reservations;
-    }
-
-    /// Makes what is kept for a guest by its name a matter of its MAC address. An error says whose
-    /// the name is.
-    pub(crate) fn reserve_for(&mut self, mac: Mac, name: Option<&str>) -> Result<(), String> {
-        let host = |name: &str| vmlan_config::host_name(name).map(|n| n.to_ascii_lowercase()).ok();
-        let Some(name) = name.and_then(host) else { return Ok(()) };
-        let mut all = self.reservations.iter();
-        let found = all.find(|r| r.name.as_deref().and_then(host).as_ref() == Some(&name));
-        match found {
-            Some(Reservation { mac: Some(owner), .. }) if *owner != mac => {
-                let owner = vmlan_config::show_mac(*owner);
-                Err(format!("the name {name} is reserved for {owner}"))
-            }
-            Some(Reservation { mac: None, ip: Some(ip), .. }) => {
-                self.engine.reserve(mac, *ip);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Frees a guest's addresses.
-    pub(crate) fn unassign(&mut self, mac: Mac) {
-        self.engine.unassign(mac);
-    }
-
-    pub(crate) fn add_forward(&mut self, forward: Forward) -> Result<ForwardId, ForwardError> {
-        check_forward(self.engine.config(), &forward)?;
-        let (engine, mut io) = engine!(self);
-        engine.add_forward(forward, &mut io).map_err(ForwardError::Refused)
-    }
-
-    /// Opens a forward for a client of the control API.
-    pub(crate) fn add_labelled(
-        &mut self,
-        forward: Forward,
-        label: Label,
-    ) -> Result<ForwardId, ForwardError> {
-        let id = self.add_forward(forward)?;
-        self.labels.insert(id, label);
-        self.additions += 1;
-        Ok(id)
-    }
-
-    /// Closes the forwards that were to go with a guest.
-    pub(crate) fn remove_forwards_of(&mut self, guest: Mac) {
-        let labels = self.labels.iter();
-        let ids: Vec<_> =
-            labels.filter(|(_, l)| l.guest == Some(guest)).map(|(id, _)| *id).collect();
-        for id in ids {
-            self.remove_forward(id);
-        }
-    }
-
-    pub(crate) fn remove_forward(&mut self, id: ForwardId) -> bool {
-        if self.labels.remove(&id).is_some() {
-            self.additions += 1;
-        }
-        let (engine, mut io) = engine!(self);
-        engine.remove_forward(id, &mut io)
-    }
-
-    /// Whether an address is one that a guest may have.
-    pub(crate) fn is_guest(&self, ip: IpAddr) -> bool {
-        self.engine.config().is_guest(ip)
-    }
-
-    /// Calls a guest for a client of the host's.
-    pub(crate) fn dial(&mut self, guest: SocketAddr) -> Result<DialId, Failure> {
-        let (engine, mut io) = engine!(self);
-        engine.dial(guest, &mut io)
-    }
-
-    pub(crate) fn hang_up(&mut self, dial: DialId) {
-        let (engine, mut io) = engine!(self);
-        engine.hang_up(dial, &mut io);
-    }
-
-    /// Hands a client's stream, which this loop polls, over to the engine. A stream that the
-    /// system has no room for is closed, and its guest sees a reset.
-    pub(crate) fn attach(&mut self, dial: DialId, stream: OwnedFd, early: &[u8]) {
-        match self.sockets.adopt(dial.token(), stream) {
-            Some(sock) => {
-                let (engine, mut io) = engine!(self);
-                engine.attach(dial, sock, early, &mut io);
-            }
-            None => self.hang_up(dial),
-        }
-    }
-
-    /// Sends a guest a datagram for a client of the host's.
-    pub(crate) fn relay(
-        &mut self,
-        relay: RelayId,
-        port: u16,
-        guest: SocketAddr,
-        data: &[u8],
-    ) -> Result<(), Failure> {
-        let (engine, mut io) = engine!(self);
-        engine.relay(relay, port, guest, data, &mut io)
-    }
-
-    /// Asks the network's resolver; the answer will be in `resolved`. False if it is a question
-    /// that nobody answers.
-    pub(crate) fn resolve(&mut self, number: u64, message: &[u8]) -> bool {
-        self.sockets.resolver().call(number, TUNNEL_GUEST, message, SystemInstant::now())
-    }
-
-    /// Asks the resolver what a guest would. The answer comes under the number; there is none if
-    /// nobody answers such a message.
-    pub(crate) fn ask(&mut self, message: &[u8], now: SystemInstant) -> Option<u64> {
-        self.asked += 1;
-        let number = ASKED | self.asked;
-        self.sockets.resolver().call(number, ASKED_GUEST, message, now).then_some(number)
     }
 
     /// Starts a pass.
@@ -554,47 +386,6 @@ impl Core {
         }
     }
 
-    fn name_leases(&mut self) {
-        let (leases, addresses) = (self.engine.lease_changes(), self.engine.address_changes());
-        if self.lease_names.must_look(leases, addresses, self.now) {
-            self.follow_addresses();
-            self.update_lease_names();
-        }
-    }
-
-    /// Has the names of guests that configure themselves stand for what they use.
-    fn follow_addresses(&mut self) {
-        let names = self.sockets.resolver().names_mut();
-        for guest in self.guests.iter_mut().filter(|guest| guest.autoconf) {
-            let address6 = self.engine.ipv6_in_use(guest.mac, guest.port);
-            if std::mem::replace(&mut guest.address6, address6) != address6 {
-                name(guest, names);
-            }
-        }
-    }
-
-    /// Takes a guest in that said who it is: its name is there from now on.
-    pub(crate) fn add_named(&mut self, guest: GuestInfo) {
-        name(&guest, self.sockets.resolver().names_mut());
-        self.guests.push(guest);
-        // A name that a machine has by its lease is the guest's now.
-        self.update_lease_names();
-    }
-
-    /// Gives names to guests that have not joined by one.
-    pub(crate) fn update_lease_names(&mut self) {
-        let Self { engine, guests, lease_names, reservations, sockets, .. } = self;
-        let joined = |mac: Mac, host: &str| {
-            let is_host = |guest: &GuestInfo| {
-                let name = guest.name.as_deref().map(vmlan_config::host_name);
-                name.is_some_and(|name| name.is_ok_and(|name| name.eq_ignore_ascii_case(host)))
-            };
-            guests.iter().any(|guest| guest.mac == mac || is_host(guest))
-        };
-        let names = sockets.resolver().names_mut();
-        lease_names.update(engine.present_leases(), reservations, joined, names);
-    }
-
     fn flush(&mut self) {
         for _ in 0..FLUSHES {
             if !self.ports.is_dirty() {
@@ -641,15 +432,5 @@ impl Core {
             let (engine, mut io) = engine!(self);
             engine.remove_port(port, &mut io);
         }
-    }
-}
-
-/// Has a guest's name stand for its addresses, and for nothing else.
-fn name(guest: &GuestInfo, names: &mut Names) {
-    let Some(name) = guest.host_name() else { return };
-    names.remove(&name);
-    for address in guest.addresses() {
-        // The name has been checked.
-        let _ = names.add(&name, &Target::Address(address));
     }
 }
