@@ -55,9 +55,11 @@ fn what_is_missing_is_named() {
     nothing_is_made(&host, &long);
 
     let there = fs::read_to_string(host.home().join("one.yaml")).expect("a file");
+    let line = there.lines().position(|line| line.starts_with("cpus")).expect("a line") + 1;
+    let at = format!("wrong.yaml:{line}:1");
     for (wrong, words) in [
         (there.replace("small.raw", "none.raw"), &["none.raw", "No such file"][..]),
-        (there.replace("cpus", "cpu"), &["wrong.yaml:8:1", "cpu"]),
+        (there.replace("cpus", "cpu"), &[&at, "cpu"]),
         (format!("{there}networks:\n- lima: nowhere\n"), &["nowhere"]),
         (format!("{there}networks:\n- vzNAT: true\n"), &["vzNAT"]),
     ] {
@@ -126,6 +128,27 @@ fn a_full_disk_leaves_no_half_of_a_machine() {
 }
 
 #[test]
+fn a_machine_whose_disk_finds_no_room_says_so_and_goes_on() {
+    let host = MachineHost::new();
+    host.root("mkdir /run/tiny; mount -t tmpfs -o size=60M,uid=61234 tmpfs /run/tiny");
+    host.describe("one", Image::Small, "");
+    let vmlan = "export LIMA_HOME=/run/tiny; vmlan";
+    host.run(&format!("{vmlan} start one.yaml"));
+    let fill = "dd if=/dev/zero of=/run/tiny/fill bs=4k 2>/dev/null || true";
+    host.run(fill);
+    let ssh = "ssh -F /run/tiny/one/ssh.config -l root lima-one";
+    let write = "dd if=/dev/urandom of=/dev/vda bs=1M count=8 conv=fsync >/run/dd 2>&1 &";
+    host.run(&format!("{ssh} '{write}'"));
+    let list = host.until(&format!("{vmlan} list one | grep -A 1 degraded"), SOON);
+    assert!(list.contains("is paused") && list.contains("room"), "{list}");
+    host.run("rm /run/tiny/fill");
+    host.until(&format!("{vmlan} list one | grep 'Running  '"), SOON);
+    let written = host.until(&format!("{ssh} 'grep records.out /run/dd'"), SOON);
+    assert_eq!(written, "8+0 records out");
+    host.run(&format!("{vmlan} stop one"));
+}
+
+#[test]
 fn a_taken_port_is_named_and_can_be_freed() {
     let host = MachineHost::new();
     let taken = host.net.listen((LOOPBACK, 60022));
@@ -134,6 +157,7 @@ fn a_taken_port_is_named_and_can_be_freed() {
     assert_eq!(host.status("one"), "Stopped");
     host.await_end("vmlan");
     host.await_end("qemu-system");
+    assert!(!host.dir("one").join("ha.sock").exists());
     drop(taken);
     says(&host.run("vmlan start one"), &["127.0.0.1:60022"]);
 }

@@ -1,7 +1,7 @@
 //! A machine by QEMU: a process of its own, whose parent this one is.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -28,6 +28,9 @@ use crate::qemu::{self, Again, qmp};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const LOOK: Duration = Duration::from_millis(5);
+
+/// Between two looks whether a machine stands still for want of room.
+const ROOM: Duration = Duration::from_secs(5);
 
 /// A QEMU that can run the machine, and with which accelerator.
 #[derive(Debug)]
@@ -159,17 +162,18 @@ impl Qemu {
     /// Waits until QEMU answers, and has its end told.
     fn wait_started(&self, child: Child, tell: Sender<Message>) -> Result<(), String> {
         let (ended, end) = std::sync::mpsc::channel();
-        let mut child = child;
+        let (mut child, tell_end) = (child, tell.clone());
         spawn("qemu", move || {
             let status: Option<ExitStatus> = child.wait().ok();
             let _ = ended.send(status);
-            let _ = tell.send(Message::Ended(end_of(status)));
+            let _ = tell_end.send(Message::Ended(end_of(status)));
         })
         .map_err(|e| format!("cannot start a thread: {e}"))?;
         let until = Instant::now() + PATIENCE;
         loop {
             if qmp::holder(&self.files.qmp()).is_some() {
-                return Ok(());
+                return watch_pauses(&self.files, tell)
+                    .map_err(|e| format!("cannot start a thread: {e}"));
             }
             if end.try_recv().is_ok() {
                 let said = self.last_words().unwrap_or_else(|| "it does not say why".into());
@@ -187,6 +191,36 @@ impl Drop for Qemu {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// QEMU stops a machine whose disk finds no room on the host; it goes on as soon as there is some.
+fn watch_pauses(files: &Files, tell: Sender<Message>) -> io::Result<()> {
+    let qmp = files.qmp();
+    spawn("pauses", move || {
+        let mut was_paused = false;
+        loop {
+            thread::sleep(ROOM);
+            let status = match qmp::execute(&qmp, "query-status") {
+                Ok(status) => status,
+                // The machine has ended.
+                Err(e)
+                    if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) =>
+                {
+                    return;
+                }
+                Err(_) => continue,
+            };
+            let is_paused = status["status"] == "io-error";
+            if is_paused != was_paused && tell.send(Message::Paused(is_paused)).is_err() {
+                return;
+            }
+            was_paused = is_paused;
+            if is_paused {
+                // Without room, it is stopped again at once.
+                let _ = qmp::execute(&qmp, "cont");
+            }
+        }
+    })
 }
 
 /// The disk names its image by the place where that is to stay.

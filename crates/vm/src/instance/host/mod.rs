@@ -31,6 +31,7 @@ use vmlan_netd::vmnet::Helper;
 use vmlan_netd::{PidFile, SocketVmnet};
 
 use super::event::{Events, Status};
+use super::files::Files;
 use super::info::Health;
 use super::ssh;
 use super::store::Instance;
@@ -109,6 +110,10 @@ const LONG: Duration = Duration::from_secs(180);
 /// How often a machine that is to end is told so. It may not listen yet.
 const REMIND: Duration = Duration::from_secs(4);
 
+/// What is said of a machine that cannot write.
+const PAUSED: &str = "the machine is paused: its disk finds no room on the host, or cannot be \
+    written; it goes on when it can be, and `vmlan stop --force` ends it";
+
 /// What happens.
 #[derive(Debug)]
 enum Message {
@@ -121,6 +126,8 @@ enum Message {
     Ended(End),
     /// The guest lets its user in.
     Ready,
+    /// QEMU has stopped the machine since its disk finds no room on the host, or not any more.
+    Paused(bool),
     /// A network is there again, or why it is not.
     Network {
         card: usize,
@@ -143,6 +150,18 @@ fn try_run(spec: &Spec, events: &Arc<Events>) -> Result<(), String> {
     let files = spec.instance.files.clone();
     let _pidfile = PidFile::write(&files.host_pid()).map_err(|e| e.to_string())?;
     files.clean();
+    let result = live(spec, events, &files);
+    files.clean();
+    for card in &spec.cards {
+        if let Some(lan) = card.network.lan() {
+            lan.leave();
+        }
+    }
+    result
+}
+
+/// From the first socket to the machine's end.
+fn live(spec: &Spec, events: &Arc<Events>, files: &Files) -> Result<(), String> {
     let (tell, messages) = mpsc::channel();
     watch_signals(tell.clone()).map_err(|e| format!("cannot handle signals: {e}"))?;
     let state = Arc::new(State::default());
@@ -164,12 +183,6 @@ fn try_run(spec: &Spec, events: &Arc<Events>) -> Result<(), String> {
     drop(machine);
     drop(uplinks);
     state.finish();
-    files.clean();
-    for card in &spec.cards {
-        if let Some(lan) = card.network.lan() {
-            lan.leave();
-        }
-    }
     result
 }
 
@@ -225,6 +238,13 @@ fn attend(
                 });
             }
             Message::Ready => {}
+            Message::Paused(is) => {
+                let why = is.then(|| PAUSED.to_owned());
+                state.set_paused(why.clone());
+                if is {
+                    events.tell(Status { warning: why, ..Status::default() });
+                }
+            }
             Message::Network { card, result } => {
                 let problem = result.err();
                 state.set_problem(card, problem.clone());

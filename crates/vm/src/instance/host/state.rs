@@ -17,6 +17,8 @@ pub(super) struct State {
     /// As the machine's agent tells of them.
     cards: Mutex<Vec<Card>>,
     notes: Mutex<Vec<String>>,
+    /// Why the machine stands still.
+    paused: Mutex<Option<String>>,
     over: AtomicBool,
 }
 
@@ -47,6 +49,12 @@ impl State {
         });
         let mut info = Info { ports: ports.collect(), ..self.info().clone() };
         info.problems.extend(self.notes().iter().cloned());
+        if let Some(why) = &*self.paused.lock().unwrap_or_else(PoisonError::into_inner) {
+            info.problems.push(why.clone());
+            if info.health == Health::Ready {
+                info.health = Health::Degraded;
+            }
+        }
         let cards = self.cards();
         // Where vmlan gives no addresses, the machine is believed.
         for network in info.networks.iter_mut().filter(|network| network.addresses.is_empty()) {
@@ -116,6 +124,10 @@ impl State {
     /// What people should know as long as it is so.
     pub(super) fn set_note(&self, note: Option<String>) {
         self.info().problems = note.into_iter().collect();
+    }
+
+    pub(super) fn set_paused(&self, why: Option<String>) {
+        *self.paused.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     pub(super) fn set_cards(&self, cards: Vec<Card>) {
