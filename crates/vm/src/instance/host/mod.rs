@@ -343,7 +343,7 @@ fn wait_for_ssh(spec: &Spec, port: u16, tell: Sender<Message>) {
     // Without the thread, the machine never becomes ready, and whoever waits for it says so.
     let _ = spawn("ssh", move || {
         loop {
-            if ssh::greets(port) && ssh::log_in(&files, &name).is_ok() {
+            if ssh::greets(port) && ssh::logs_in(&files, &name) {
                 // The machine may have ended.
                 let _ = tell.send(Message::Ready);
                 return;
