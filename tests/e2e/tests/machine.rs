@@ -1,10 +1,12 @@
 //! A real guest kernel in QEMU over the stream link, beside a namespace guest on the same network.
 
+use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
 use vmlan_e2e::netns::SOON;
 use vmlan_e2e::process::run;
+use vmlan_e2e::qemu::QEMU;
 use vmlan_e2e::server::serve_one;
 use vmlan_e2e::world::{GUEST, HOST, OUTSIDE};
 use vmlan_e2e::{Machine, World, nameserver, pattern};
@@ -43,7 +45,7 @@ impl Scene {
 fn digest(seed: u64, length: usize) -> String {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     pattern::send(&mut file, seed, length).expect("a file can be written");
-    let line = run(std::process::Command::new("sha256sum").arg(file.path()), SOON);
+    let line = run(Command::new("sha256sum").arg(file.path()), SOON);
     line.split_whitespace().next().expect("a digest").to_owned()
 }
 
@@ -61,7 +63,7 @@ fn transfer(scene: &Scene, machine: &mut Machine, length: usize) {
         stream.set_read_timeout(Some(PATIENT)).expect("a deadline");
         let mut bytes = tempfile::NamedTempFile::new().expect("a temporary file");
         std::io::copy(&mut stream, &mut bytes).expect("bytes until an end in order");
-        run(std::process::Command::new("sha256sum").arg(bytes.path()), SOON)
+        run(Command::new("sha256sum").arg(bytes.path()), SOON)
     });
     // The same bytes twice: once on their way, once under the guest's own sum.
     let make = format!("dd if=/dev/urandom of=/tmp/bytes bs=1M count={} 2>&1", length / MEGABYTE);
@@ -102,6 +104,44 @@ fn machine_gets_a_lease_and_resolves_and_pings() {
     }
     let refused = machine.try_sh(&format!("nc {OUTSIDE} 9"), SOON);
     assert!(refused.text.contains("Connection refused"), "{refused:?}");
+}
+
+/// Boots with a vhost-user card of the daemon that listens at a path.
+#[track_caller]
+fn boot_with_vhost_user(path: &str) -> Machine {
+    let mut command = Command::new(QEMU);
+    command
+        .args(["-object", "memory-backend-memfd,id=m,share=on,size=256M"])
+        .args(["-machine", "memory-backend=m"])
+        .args(["-chardev", &format!("socket,id=c,path={path},reconnect=1")])
+        // QEMU 7.2 crashes otherwise.
+        .args(["-global", "virtio-net-pci.vectors=0"]);
+    Machine::boot_by(command, "vhost-user,chardev=c", MAC)
+}
+
+#[test]
+fn bytes_arrive_both_ways_by_vhost_user() {
+    for arguments in [&[][..], &["--mtu", "1500"]] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("vhost.sock").display().to_string();
+        let mut all = vec!["--listen-vhost-user", &path];
+        all.extend(arguments);
+        let scene = Scene { world: World::with(&all), dir };
+        let mut machine = boot_with_vhost_user(&path);
+        machine.dhcp();
+        transfer(&scene, &mut machine, 16 * MEGABYTE);
+        // Its driver starts anew, as after a reboot.
+        let driver = "/sys/bus/virtio/drivers/virtio_net";
+        let card = machine.sh(&format!("cd {driver}; ls -d virtio*; cd /"), SOON);
+        for what in ["unbind", "bind"] {
+            machine.sh(&format!("echo {card} >{driver}/{what}"), SOON);
+        }
+        machine.dhcp();
+        for target in [HOST, GUEST] {
+            machine.sh(&format!("ping -c 1 -W 5 {target}"), SOON);
+        }
+        transfer(&scene, &mut machine, MEGABYTE);
+    }
 }
 
 #[test]
