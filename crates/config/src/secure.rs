@@ -71,7 +71,8 @@ fn check(networks: &Networks, trust: Trust<'_>) -> Vec<Diagnostic> {
                 let path = program.value.display();
                 let message =
                     format!("networks.yaml: `{path}` (`paths.socketVMNet`) has to be installed");
-                Diagnostic::error(message, program.span)
+                let help = "install it there, or write where it is";
+                Diagnostic::error(message, program.span).help(help)
             }
             false => failed("socketVMNet", &e, program.span),
         }));
@@ -92,12 +93,38 @@ fn check(networks: &Networks, trust: Trust<'_>) -> Vec<Diagnostic> {
 }
 
 fn failed(field: &str, error: &PathError, span: Option<Span>) -> Diagnostic {
-    Diagnostic::error(format!("networks.yaml field `paths.{field}` error: {error}"), span)
+    let message = format!("networks.yaml field `paths.{field}` error: {error}");
+    let diagnostic = Diagnostic::error(message, span);
+    match error.mend() {
+        Some(mend) => diagnostic.help(mend),
+        None => diagnostic,
+    }
 }
 
 impl PathError {
     fn is_hidden(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+
+    /// What would be right, or the command that makes it so.
+    fn mend(&self) -> Option<String> {
+        let command = |program: &str, path: &Path| format!("sudo {program} {}", path.display());
+        Some(match self {
+            Self::Relative(_) => "write the whole path, from `/`".into(),
+            Self::Whitespace(_) => "choose a path without whitespace".into(),
+            Self::Up(_) => "write the path without `..`".into(),
+            Self::Symlink { path, .. } => match fs::canonicalize(path) {
+                Ok(real) => format!("write the path that it leads to: {}", real.display()),
+                Err(_) => format!("put in its place what is meant: {}", path.display()),
+            },
+            Self::Owner { path, .. } => command("chown root", path),
+            Self::GroupWritable { path, .. } | Self::DaemonWritable { path, .. } => {
+                command("chmod g-w", path)
+            }
+            Self::WorldWritable { path, .. } => command("chmod o-w", path),
+            Self::NotExecutable { path, .. } => command("chmod go+x", path),
+            Self::Io { .. } => return None,
+        })
     }
 
     /// There is nothing at the path.

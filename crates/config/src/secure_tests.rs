@@ -45,6 +45,15 @@ impl Root {
         said.join("; ").replace(&format!("{}/", above.display()), "/R/")
     }
 
+    /// What would be right, of what is wrong with a program.
+    fn mend(&self, name: &str) -> String {
+        let text = format!("paths: {{socketVMNet: \"{}\"}}", self.path(name).display());
+        let above = fs::canonicalize(self.dir.path()).unwrap();
+        let trust = Trust { above: &above, owner: self.owner(), daemon: None };
+        let help = check(&networks(&text), trust).remove(0).help.unwrap();
+        help.replace(&format!("{}/", above.display()), "/R/")
+    }
+
     fn program(&self, name: &str) -> String {
         self.said("socketVMNet", name, None)
     }
@@ -77,6 +86,28 @@ fn programs_that_somebody_could_replace() {
     let relative = networks("paths: {socketVMNet: bin/program}");
     let found = check_paths(&relative, None);
     assert_eq!(found[0].message, error("path `bin/program` is not an absolute path"));
+}
+
+#[test]
+fn every_fault_has_a_mend() {
+    let root = Root::new();
+    assert!(root.mend("bin/none").contains("install it there"));
+    assert!(root.mend("bin/a b").contains("without whitespace"));
+    assert!(root.mend("bin/../bin/program").contains("without `..`"));
+    symlink(root.path("bin"), root.path("dir")).unwrap();
+    assert_eq!(root.mend("dir/program"), "write the path that it leads to: /R/bin");
+    root.mode("bin/program", 0o757);
+    assert_eq!(root.mend("bin/program"), "sudo chmod o-w /R/bin/program");
+    root.mode("bin/program", 0o700);
+    let own = |uid, gid| std::os::unix::fs::chown(root.path("bin"), Some(uid), Some(gid)).unwrap();
+    assert!(rustix::process::geteuid().is_root(), "this test needs root");
+    own(4321, 0);
+    assert_eq!(root.mend("bin/program"), "sudo chown root /R/bin");
+    own(0, 4321);
+    root.mode("bin", 0o775);
+    assert_eq!(root.mend("bin/program"), "sudo chmod g-w /R/bin");
+    let found = check_paths(&networks("paths: {socketVMNet: bin/program}"), None);
+    assert_eq!(found[0].help.as_deref(), Some("write the whole path, from `/`"));
 }
 
 #[test]
