@@ -72,7 +72,8 @@ fn text(file: &NetworksFile, platform: &Platform) -> Result<String, String> {
     let networks = &file.networks;
     let wrong = vmlan_config::check_paths(networks, daemon_group(platform.os));
     if let Some(first) = wrong.first() {
-        return Err(first.message.clone());
+        let help = first.help.as_ref().map(|help| format!("; {help}")).unwrap_or_default();
+        return Err(format!("{}{help}", first.message));
     }
     let group = &networks.group;
     if group_id(group).is_none() {

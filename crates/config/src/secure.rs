@@ -108,7 +108,8 @@ impl PathError {
 
     /// What would be right, or the command that makes it so.
     fn mend(&self) -> Option<String> {
-        let command = |program: &str, path: &Path| format!("sudo {program} {}", path.display());
+        let command =
+            |program: &str, path: &Path| format!("mend it with: sudo {program} {}", path.display());
         Some(match self {
             Self::Relative(_) => "write the whole path, from `/`".into(),
             Self::Whitespace(_) => "choose a path without whitespace".into(),

@@ -97,15 +97,15 @@ fn every_fault_has_a_mend() {
     symlink(root.path("bin"), root.path("dir")).unwrap();
     assert_eq!(root.mend("dir/program"), "write the path that it leads to: /R/bin");
     root.mode("bin/program", 0o757);
-    assert_eq!(root.mend("bin/program"), "sudo chmod o-w /R/bin/program");
+    assert_eq!(root.mend("bin/program"), "mend it with: sudo chmod o-w /R/bin/program");
     root.mode("bin/program", 0o700);
     let own = |uid, gid| std::os::unix::fs::chown(root.path("bin"), Some(uid), Some(gid)).unwrap();
     assert!(rustix::process::geteuid().is_root(), "this test needs root");
     own(4321, 0);
-    assert_eq!(root.mend("bin/program"), "sudo chown root /R/bin");
+    assert_eq!(root.mend("bin/program"), "mend it with: sudo chown root /R/bin");
     own(0, 4321);
     root.mode("bin", 0o775);
-    assert_eq!(root.mend("bin/program"), "sudo chmod g-w /R/bin");
+    assert_eq!(root.mend("bin/program"), "mend it with: sudo chmod g-w /R/bin");
     let found = check_paths(&networks("paths: {socketVMNet: bin/program}"), None);
     assert_eq!(found[0].help.as_deref(), Some("write the whole path, from `/`"));
 }

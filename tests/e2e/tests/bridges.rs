@@ -176,6 +176,21 @@ fn only_who_may_can_and_only_what_is_written() {
     let stop = format!("{helper} stop --bridge=vmlan-shared");
     host.fail(As::User, &stop.replace("sudo", "sudo SUDO_UID=0"));
     host.fail(As::User, &format!("{helper} attach --bridge=vmlan-shared </dev/null"));
+    // A place for the sudoers file that others could write to.
+    host.run(
+        As::Root,
+        "mkdir -m 777 /etc/loose
+         sed -i s:sudoers.d/lima:loose/lima: /run/home/.lima/_config/networks.yaml",
+    );
+    let said = host.fail(As::User, "vmlan sudoers");
+    assert!(
+        said.contains("dir `/etc/loose` is world-writable; mend it with: sudo chmod o-w"),
+        "{said}"
+    );
+    host.run(
+        As::Root,
+        "rmdir /etc/loose; sed -i s:loose/lima:sudoers.d/lima: /run/home/.lima/_config/networks.yaml",
+    );
     // A configuration that has changed since.
     host.run(As::User, "vmlan network create more --mode host --gateway 10.9.0.1/24");
     let said = host.fail(As::User, "vmlan sudoers --check");
