@@ -141,6 +141,8 @@ impl ToGuest<'_> {
     pub(super) fn send(&mut self, frame: &OutFrame<'_>) -> Result<Sent, Broken> {
         let need = self.format.header + frame.len();
         let start = self.ring.next();
+        // What the guest offers while its buffers are gathered counts as more than this.
+        let offered = self.ring.offered(self.guest)?;
         match self.gather(need)? {
             Room::Enough => {}
             Room::Never => {
@@ -149,7 +151,6 @@ impl ToGuest<'_> {
             }
             Room::NotYet => {
                 self.ring.rewind(start);
-                let offered = self.ring.offered(self.guest)?;
                 self.ring.ask_for_kicks(self.guest, true)?;
                 return Ok(Sent::NoRoom { offered });
             }

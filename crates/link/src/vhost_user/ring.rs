@@ -164,7 +164,8 @@ impl Ring {
     /// [`Ring::publish`].
     pub(super) fn give_back(&mut self, guest: &Guest, head: u16, len: usize) -> Result<(), Broken> {
         let size = self.queue.size();
-        if head >= size {
+        // Nor can more chains be on their way than the ring has.
+        if head >= size || self.unpublished >= size {
             return Err(Broken);
         }
         let at = self.queue.next_used().wrapping_add(self.unpublished) % size;
