@@ -47,9 +47,16 @@ pub(super) fn stop(args: &StopArgs) -> Result<String, Failure> {
     let (home, file) = super::load()?;
     let network = super::find(&file, &args.name)?;
     let paths = home.network(&network.name);
-    match Client::new(&paths.endpoint).post("/v1/release", &()) {
+    let client = Client::new(&paths.endpoint);
+    match client.post("/v1/release", &()) {
         Ok(()) | Err(ClientError::NoDaemon) => {}
         Err(e) => return Err(failed(e)),
+    }
+    if client.get::<Vec<Tunnel>>("/v1/tunnels").is_ok_and(|tunnels| !tunnels.is_empty()) {
+        let name = &network.name;
+        eprintln!(
+            "vmlan: network `{name}` stays for its tunnel; end that with: vmlan tunnel stop {name}"
+        );
     }
     unwatch(&paths).map(|()| String::new())
 }

@@ -339,7 +339,13 @@ fn a_held_network_and_its_tunnels_are_stopped_apart() {
     lab.0.network(&["start", "lab"]).quiet();
     tunnel(&lab, &["lab"]).quiet();
     let open = ports(&lab);
-    lab.0.network(&["stop", "lab"]).quiet();
+    let said = lab.0.network(&["stop", "lab"]);
+    assert_eq!(said.code, Some(0));
+    assert!(
+        said.err.contains("stays for its tunnel; end that with: vmlan tunnel stop lab"),
+        "{}",
+        said.err
+    );
     let first = lab.pid().unwrap();
     kill_process(first, Signal::KILL).unwrap();
     eventually("the tunnel", || (ports(&lab) == open).then_some(()));
