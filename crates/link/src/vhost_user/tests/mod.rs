@@ -1,5 +1,6 @@
 #![allow(clippy::cast_possible_truncation)]
 
+mod hostile;
 mod machine;
 
 use std::io::Write;
