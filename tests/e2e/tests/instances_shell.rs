@@ -44,7 +44,9 @@ fn a_command_is_as_one_of_the_hosts() {
     command.expect("on\r\n");
     command.type_in("\x03");
     assert_eq!(command.finish().1.code(), Some(130));
-    let catch = r#"'trap "echo caught" INT; echo on; read word; read word; echo $word; exit 6'"#;
+    // It may have come to reading by then or not.
+    let read = "until read word; do sleep 0.1; done";
+    let catch = format!("'trap \"echo caught\" INT; echo on; {read}; echo $word; exit 6'");
     let mut command = Pty::start(&host.command(&format!("exec vmlan shell one sh -c {catch}")));
     command.expect("on\r\n");
     command.type_in("\x03");
