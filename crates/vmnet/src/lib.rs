@@ -1,4 +1,4 @@
-//! macOS' vmnet.framework: an interface on one of its networks, as a [`Link`](vmlan_link::Link) with
+//! macOS' vmnet.framework: an interface on one of its networks, as a `Link` (of vmlan-link) with
 //! batches of frames and a descriptor to poll.
 //!
 //! `sys` is the C interface as far as it is used, `interface` starts and stops an interface,
