@@ -90,8 +90,8 @@ impl Relay {
             }
         }
         let [out, back] = &mut self.ways;
-        out.go_on(a, b)?;
-        back.go_on(b, a)?;
+        out.go_on_for(BUDGET, a, b)?;
+        back.go_on_for(BUDGET, b, a)?;
         if out.passed && back.passed {
             return Ok(Relayed::Ended);
         }
@@ -107,8 +107,8 @@ impl Way {
         Ok(Self { reader, writer, held: 0, ended: false, passed: false })
     }
 
-    fn go_on(&mut self, source: &Source, sink: &Source) -> io::Result<()> {
-        for _ in 0..BUDGET {
+    fn go_on_for(&mut self, rounds: usize, source: &Source, sink: &Source) -> io::Result<()> {
+        for _ in 0..rounds {
             if self.held != 0 {
                 let Some(n) = splice(&self.reader, sink, self.held)? else { return Ok(()) };
                 self.held = self.held.saturating_sub(n);
@@ -134,7 +134,9 @@ impl Way {
     }
 
     fn of_sink(&self) -> EventFlags {
-        if self.held != 0 { EventFlags::OUT } else { EventFlags::empty() }
+        // An end that was seen in the last of the rounds is still to be passed on.
+        let has_more = self.held != 0 || self.ended && !self.passed;
+        if has_more { EventFlags::OUT } else { EventFlags::empty() }
     }
 }
 
@@ -145,5 +147,34 @@ fn splice(from: impl AsFd, to: impl AsFd, len: usize) -> io::Result<Option<usize
         Ok(n) => Ok(Some(n)),
         Err(Errno::AGAIN | Errno::INTR) => Ok(None),
         Err(e) => Err(e.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn an_end_seen_in_the_last_round_is_passed_on_in_the_next() {
+        let (mut near, from) = UnixStream::pair().unwrap();
+        let (to, mut far) = UnixStream::pair().unwrap();
+        let poll = Poll::new().unwrap();
+        let mut relay = Relay::new([from.into(), to.into()], 0, false).unwrap();
+        near.write_all(b"word").unwrap();
+        near.shutdown(std::net::Shutdown::Write).unwrap();
+        // As when earlier bytes have taken all rounds but one.
+        let [a, b] = &relay.ends;
+        relay.ways[0].go_on_for(2, a, b).unwrap();
+        relay.ways[0].go_on_for(1, a, b).unwrap();
+        assert!(relay.ways[0].ended && !relay.ways[0].passed);
+        assert_eq!(relay.ways[0].of_sink(), EventFlags::OUT);
+        assert_eq!(relay.go_on(&poll), Relayed::GoesOn);
+        let mut got = Vec::new();
+        far.read_to_end(&mut got).unwrap();
+        assert_eq!(got, b"word");
+        assert_eq!(relay.ways[0].of_sink(), EventFlags::empty());
     }
 }
