@@ -1,12 +1,15 @@
 //! The guests' links and which port of the switch each guest is: the engine's [`Links`].
 //!
+//! `send` has what goes to guests; here is what comes from them, and who they are.
+//!
 //! A link is read while it is on the ready list, and flushed while it is on the dirty list; an
 //! idle link is on neither and costs nothing. Lists hold numbers, and each link's flags say
 //! whether its number still counts, so that a link that is gone leaves nothing to clean up.
 
+mod send;
+
 use std::collections::VecDeque;
 use std::io;
-use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::time::Instant as SystemInstant;
 
@@ -14,9 +17,9 @@ use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use slab::Slab;
-use vmlan_engine::{Drop, Links, PortCaps, PortId};
-use vmlan_link::{CloseReason, Flushed, Link, LinkCaps, LinkKind, PeerId, Recv};
-use vmlan_wire::{FrameBatch, OutFrame};
+use vmlan_engine::{Drop, PortCaps, PortId};
+use vmlan_link::{CloseReason, Link, LinkCaps, LinkKind, PeerId, Recv};
+use vmlan_wire::FrameBatch;
 
 use crate::captures::Captures;
 use crate::token::Owner;
@@ -257,8 +260,8 @@ impl Ports {
     /// Has those who read along see what a guest sent.
     pub(crate) fn capture(&mut self, port: PortId, batch: &FrameBatch) {
         if !self.captures.is_empty() {
-            let name = self.guest_mut(port).and_then(|guest| guest.name.clone());
-            self.captures.received(port, name.as_deref(), batch);
+            let guest = guest_at(&self.places, &self.links, port);
+            self.captures.received(port, guest.and_then(|guest| guest.name.as_deref()), batch);
         }
     }
 
@@ -367,42 +370,6 @@ impl Ports {
         }
     }
 
-    /// Whether links wait to be flushed.
-    pub(crate) fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
-    }
-
-    /// Flushes every link that was sent to. Ports that were full and have room again are added to
-    /// `writable`.
-    pub(crate) fn flush(&mut self, writable: &mut Vec<PortId>) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for index in dirty.drain(..) {
-            let Some(entry) = self.links.get_mut(index as usize) else { continue };
-            if !std::mem::take(&mut entry.dirty) {
-                continue;
-            }
-            match entry.link.flush() {
-                Flushed::Done => {
-                    entry.blocked = false;
-                    for guest in entry.guests.iter_mut().flatten().filter(|g| g.full) {
-                        guest.full = false;
-                        writable.push(guest.port);
-                    }
-                }
-                Flushed::Blocked => {
-                    entry.blocked = true;
-                    self.poll_write(index, true);
-                }
-                Flushed::Closed => {
-                    entry.hung_up = true;
-                    self.set_ready(index);
-                }
-            }
-            self.note_timeout(index);
-        }
-        self.dirty = dirty;
-    }
-
     /// When a link wants to be called.
     pub(crate) fn next_timeout(&self) -> Option<SystemInstant> {
         let links = self.timed.iter().filter_map(|i| self.links.get(*i as usize));
@@ -443,14 +410,6 @@ impl Ports {
         }
     }
 
-    fn set_dirty(&mut self, index: u32) {
-        if let Some(entry) = self.links.get_mut(index as usize)
-            && !std::mem::replace(&mut entry.dirty, true)
-        {
-            self.dirty.push(index);
-        }
-    }
-
     /// Stops reading a link, or goes on.
     pub(crate) fn pause(&mut self, index: u32, on: bool) {
         let Some(entry) = self.links.get_mut(index as usize) else { return };
@@ -469,56 +428,6 @@ impl Ports {
         }
     }
 
-    fn poll_write(&mut self, index: u32, on: bool) {
-        let Some(entry) = self.links.get_mut(index as usize) else { return };
-        if entry.polls_write == on {
-            return;
-        }
-        let token = Owner::Link(index).token();
-        let asked = if entry.level {
-            crate::level::change(&self.registry, entry.link.as_fd(), token, !entry.paused, on)
-        } else {
-            let interest =
-                if on { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-            let fd = entry.link.as_fd().as_raw_fd();
-            self.registry.reregister(&mut SourceFd(&fd), token, interest)
-        };
-        if asked.is_ok() {
-            entry.polls_write = on;
-        }
-    }
-
-    /// Has the link behind a port take `len` frames by `send`, which is told how many it has taken,
-    /// and returns how many it took.
-    fn hand_over(
-        &mut self,
-        port: PortId,
-        len: usize,
-        mut send: impl FnMut(&mut dyn Link, PeerId, usize) -> usize,
-    ) -> usize {
-        let Some(place) = self.places.get(usize::from(port.0)).copied().flatten() else { return 0 };
-        let Some(entry) = self.links.get_mut(place.link as usize) else { return 0 };
-        let mut taken = send(&mut *entry.link, place.peer, 0);
-        if taken < len && !entry.blocked {
-            // What it holds may go out now and make room for the rest.
-            if entry.link.flush() == Flushed::Done {
-                taken += send(&mut *entry.link, place.peer, taken);
-            }
-        }
-        if let Some(Some(guest)) = entry.guests.get_mut(place.peer.0 as usize) {
-            guest.full |= taken < len;
-        }
-        self.set_dirty(place.link);
-        taken
-    }
-
-    fn count_sent(&mut self, port: PortId, frames: usize, bytes: u64) {
-        if let Some(guest) = self.guest_mut(port) {
-            guest.traffic.to_guest.0 += frames as u64;
-            guest.traffic.to_guest.1 += bytes;
-        }
-    }
-
     fn unplace(&mut self, port: PortId) {
         if let Some(place) = self.places.get_mut(usize::from(port.0)) {
             *place = None;
@@ -527,32 +436,14 @@ impl Ports {
     }
 }
 
-impl Links for Ports {
-    fn send(&mut self, port: PortId, frames: &[OutFrame<'_>]) -> usize {
-        let taken = self.hand_over(port, frames.len(), |link, peer, taken| {
-            link.send(peer, frames.get(taken..).unwrap_or_default())
-        });
-        let frames = frames.get(..taken).unwrap_or_default();
-        self.count_sent(port, taken, frames.iter().map(OutFrame::len).sum::<usize>() as u64);
-        if !self.captures.is_empty()
-            && let Some(guest) = self.guest_mut(port)
-        {
-            let name = guest.name.clone();
-            self.captures.sent(port, name.as_deref(), frames);
-        }
-        taken
-    }
-
-    fn pass_on(&mut self, port: PortId, batch: &FrameBatch, frames: Range<usize>) -> usize {
-        if !self.captures.is_empty() {
-            return batch.send_by(frames, |frames| self.send(port, frames));
-        }
-        let taken = self.hand_over(port, frames.len(), |link, peer, taken| {
-            link.pass_on(peer, batch, frames.start + taken..frames.end)
-        });
-        self.count_sent(port, taken, batch.bytes_of(frames.start..frames.start + taken));
-        taken
-    }
+/// Apart from what captures it.
+fn guest_at<'a>(
+    places: &[Option<Place>],
+    links: &'a Slab<Entry>,
+    port: PortId,
+) -> Option<&'a Guest> {
+    let place = places.get(usize::from(port.0)).copied().flatten()?;
+    links.get(place.link as usize)?.guests.get(place.peer.0 as usize)?.as_ref()
 }
 
 fn set<T: Clone>(list: &mut Vec<Option<T>>, index: usize, value: T) {
