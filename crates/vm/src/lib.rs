@@ -3,6 +3,7 @@
 //! configures itself, its [`agent`], and the [`ports`] of its that are reached on the host.
 
 pub mod agent;
+pub mod child;
 pub mod disk;
 pub mod driver;
 pub mod image;
@@ -13,5 +14,6 @@ pub mod netns;
 pub mod ports;
 pub mod qemu;
 pub mod seed;
+pub mod shell;
 pub mod template;
 pub mod vz;

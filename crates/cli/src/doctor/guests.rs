@@ -40,8 +40,9 @@ mod imp {
     use std::fs;
     use std::io::{self, Read};
     use std::process::{Command, Stdio};
-    use std::thread;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
+
+    use vmlan_vm::child::ended_within;
 
     use super::Finding;
 
@@ -80,18 +81,11 @@ mod imp {
         command.args(["run", "--", "true"]).current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(told)?;
-        let end = Instant::now() + PATIENCE;
-        let status = loop {
-            match child.try_wait().map_err(told)? {
-                Some(status) => break status,
-                None if Instant::now() < end => thread::sleep(Duration::from_millis(5)),
-                None => {
-                    // It may have ended by itself.
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    return Err(format!("it has not ended within {} s", PATIENCE.as_secs()));
-                }
-            }
+        let Some(status) = ended_within(&mut child, PATIENCE).map_err(told)? else {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(format!("it has not ended within {} s", PATIENCE.as_secs()));
         };
         if status.success() {
             return Ok(());
@@ -100,7 +94,7 @@ mod imp {
         if let Some(mut stderr) = child.stderr.take() {
             stderr.read_to_string(&mut said).map_err(told)?;
         }
-        let line = said.lines().last().unwrap_or_default();
+        let line = vmlan_netd::last_line(&said).unwrap_or_default();
         let line = line.strip_prefix("vmlan: ").unwrap_or(line);
         Err(if line.is_empty() { status.to_string() } else { line.to_owned() })
     }

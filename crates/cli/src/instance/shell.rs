@@ -12,6 +12,7 @@ use rustix::fs::{FileType, fstat};
 use rustix::process::{Pid, Signal, kill_process};
 
 use vmlan_vm::instance::{Instance, Status, inspect, ssh};
+use vmlan_vm::shell;
 
 use crate::Failure;
 
@@ -137,23 +138,24 @@ fn check(instance: &Instance) -> Result<(), Failure> {
 
 /// What the machine's shell is to run, if not itself.
 fn line(workdir: Option<&str>, command: &[String]) -> Option<String> {
-    let cd = workdir.map(|dir| format!("cd {}", quoted(dir)));
-    let words: Vec<_> = command.iter().map(|word| quoted(word)).collect();
+    let cd = workdir.map(|dir| format!("cd {}", word(dir)));
+    let words: Vec<_> = command.iter().map(|text| word(text)).collect();
     if words.is_empty() {
         return cd.map(|cd| format!("{cd} && exec $SHELL -l"));
     }
     // ssh says nothing of signals, but a shell that outlives the command does.
     let cd = cd.map(|cd| format!("{cd} || exit; ")).unwrap_or_default();
     let script = format!("{cd}trap : INT QUIT; {}; exit $?", words.join(" "));
-    Some(format!("sh -c {}", quoted(&script)))
+    Some(format!("sh -c {}", word(&script)))
 }
 
-fn quoted(word: &str) -> String {
+/// As it is where that is plain, for those who read it.
+fn word(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();
     }
-    format!("'{}'", word.replace('\'', r"'\''"))
+    shell::quoted(word)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use vmlan_agent::message::{Listener, MAX_LISTENERS, Proto, Target};
 use vmlan_agent::proc_net;
@@ -20,6 +20,8 @@ use vmlan_agent::proc_net;
 use super::forwards::{Failure, make_parent};
 use super::manager::Input;
 use super::{Local, Port, Ssh};
+use crate::child::ended_within;
+use crate::shell::quoted;
 
 /// Asks in the machine every other second; a dot ends each list.
 const LOOP: &str = "while cat /proc/net/tcp /proc/net/tcp6 2>/dev/null; echo .; do sleep 2; done";
@@ -117,17 +119,10 @@ impl Session {
 fn run(mut command: Command) -> Result<(), String> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|e| e.to_string())?;
-    let end = Instant::now() + PATIENCE;
-    let status = loop {
-        match child.try_wait().map_err(|e| e.to_string())? {
-            Some(status) => break status,
-            None if Instant::now() > end => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err("no answer".into());
-            }
-            None => thread::sleep(Duration::from_millis(5)),
-        }
+    let Some(status) = ended_within(&mut child, PATIENCE).map_err(|e| e.to_string())? else {
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err("no answer".into());
     };
     if status.success() {
         return Ok(());
@@ -137,14 +132,14 @@ fn run(mut command: Command) -> Result<(), String> {
         let _ = stderr.take(MAX_SAID).read_to_end(&mut said);
     }
     let said = String::from_utf8_lossy(&said);
-    Err(said.lines().last().unwrap_or("no reason given").trim().escape_debug().to_string())
+    Err(vmlan_netd::last_line(&said).unwrap_or("no reason given").escape_debug().to_string())
 }
 
 /// What the machine's shell does before its ssh server may listen at a path: a socket that is left
 /// from another connection is in the way.
 fn room_for(path: &str) -> String {
-    let quoted = format!("'{}'", path.replace('\'', r"'\''"));
-    format!("mkdir -p \"$(dirname {quoted})\"; [ ! -S {quoted} ] || rm -f {quoted}")
+    let path = quoted(path);
+    format!("mkdir -p \"$(dirname {path})\"; [ ! -S {path} ] || rm -f {path}")
 }
 
 impl Drop for Session {

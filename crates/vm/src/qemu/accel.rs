@@ -1,12 +1,12 @@
 //! What runs the guest's instructions: the processor itself, or QEMU in its place.
 
 use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use vmlan_config::instance::Arch;
 
 use super::program::Program;
+use crate::child::ended_within;
 
 /// What runs the guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,17 +100,15 @@ fn try_out(program: &Program, accel: Accel) -> Result<(), String> {
         // It may have ended; its status says so.
         let _ = monitor.write_all(b"quit\n");
     }
-    let end = Instant::now() + PATIENCE;
-    while Instant::now() < end {
-        match child.try_wait().map_err(|e| e.to_string())? {
-            Some(status) if status.success() => return Ok(()),
-            Some(_) => return Err(said(&mut child)),
-            None => thread::sleep(Duration::from_millis(10)),
+    match ended_within(&mut child, PATIENCE).map_err(|e| e.to_string())? {
+        Some(status) if status.success() => Ok(()),
+        Some(_) => Err(said(&mut child)),
+        None => {
+            // Not waited for: it may be stuck in the kernel.
+            let _ = child.kill();
+            Err("it does not answer".into())
         }
     }
-    // Not waited for: it may be stuck in the kernel.
-    let _ = child.kill();
-    Err("it does not answer".into())
 }
 
 fn said(child: &mut Child) -> String {

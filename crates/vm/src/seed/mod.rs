@@ -19,6 +19,8 @@ use std::path::Path;
 use vmlan_config::instance::{CaCerts, Provision};
 use vmlan_wire::Mac;
 
+use crate::shell::quoted;
+
 /// What a machine is told about itself.
 #[derive(Clone, Debug, Default)]
 pub struct Seed {
@@ -188,11 +190,6 @@ impl Seed {
         }
         lines
     }
-}
-
-/// Text as one word of a shell.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 const BOOT: &str = include_str!("boot.sh");
