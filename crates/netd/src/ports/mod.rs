@@ -1,4 +1,4 @@
-//! The guests' links and which port of the switch each guest is: the engine's [`Links`].
+//! The guests' links and which port of the switch each guest is: the engine's [`Links`](vmlan_engine::Links).
 //!
 //! `send` has what goes to guests; here is what comes from them, and who they are.
 //!
