@@ -1,5 +1,7 @@
 //! A network's daemon: put together piece by piece, then run until something stops it.
 
+mod files;
+
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -210,51 +212,6 @@ impl Daemon {
         self.core.reserve(reservations);
     }
 
-    /// Takes over the leases in the file at `path`, and keeps it up to date.
-    pub fn keep_leases(&mut self, path: &Path) -> Result<(), DaemonError> {
-        let now = self.core.clock.now();
-        let file = LeaseFile::load(path, &mut self.core.engine, now);
-        let failed = |source| DaemonError::File { path: path.into(), source };
-        self.leases = Some(file.map_err(failed)?);
-        Ok(())
-    }
-
-    /// Takes over what the file at `path` says of guests that were there when the daemon before this one
-    /// was killed, for when they come back, and keeps it up to date. To be called after leases are
-    /// taken over. With the network's end there is no file.
-    pub fn keep_guests(&mut self, path: &Path) -> Result<(), DaemonError> {
-        let now = self.core.clock.now();
-        let file = ReturningFile::load(path, &mut self.core.engine, now);
-        let failed = |source| DaemonError::File { path: path.into(), source };
-        self.returning = Some(file.map_err(failed)?);
-        Ok(())
-    }
-
-    /// Opens the tunnels that the file at `path` names, and keeps it up to date: what the network is
-    /// kept for without a guest. A port that somebody else has by now is told of.
-    pub fn keep_wishes(&mut self, path: &Path) -> Result<(), DaemonError> {
-        let failed = |source| DaemonError::File { path: path.into(), source };
-        let file = StateFile::<Wishes>::load(path).map_err(failed)?;
-        self.core.held = file.saved().held;
-        for port in &file.saved().tunnels {
-            if let Err(why) = self.tunnels.open(*port) {
-                eprintln!("vmlan: a tunnel is gone: {why}");
-            }
-        }
-        self.wishes = Some(file);
-        Ok(())
-    }
-
-    /// Does what the file at `path` says of the forwards and zones that clients of the control API had
-    /// added to a daemon that was killed, and keeps it up to date. One that cannot be opened again
-    /// is told of. With the network's end there is no file.
-    pub fn keep_additions(&mut self, path: &Path) -> Result<(), DaemonError> {
-        let failed = |source| DaemonError::File { path: path.into(), source };
-        let file = StateFile::load(path).map_err(failed)?;
-        self.additions = Some(AdditionsFile::new(file, &mut self.core));
-        Ok(())
-    }
-
     /// Calls `handler` when `fd` becomes readable. It is told once for each time that something
     /// arrives, so it has to read all there is.
     pub fn watch<F: AsFd + 'static>(
@@ -312,16 +269,7 @@ impl Daemon {
                 (Next::Finish, None) => finish_by = Some(self.core.now() + FINISH),
                 _ => {}
             }
-            if let Some(leases) = &mut self.leases {
-                leases.update(&self.core.engine, self.core.now());
-            }
-            if let Some(returning) = &mut self.returning {
-                returning.update(&self.core.engine, self.core.now());
-            }
-            self.save_wishes();
-            if let Some(additions) = &mut self.additions {
-                additions.update(&mut self.core);
-            }
+            self.save();
             if self.is_over() {
                 break;
             }
@@ -342,15 +290,6 @@ impl Daemon {
             returning.finish();
         }
         Ok(())
-    }
-
-    fn save_wishes(&mut self) {
-        let Some(file) = &mut self.wishes else { return };
-        let now = (self.core.held, self.tunnels.changes());
-        if self.wished != now {
-            self.wished = now;
-            file.update(Wishes { held: self.core.held, tunnels: self.tunnels.ports() });
-        }
     }
 
     fn handle(&mut self, event: &Event) -> Next {
